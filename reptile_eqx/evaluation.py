@@ -1,0 +1,78 @@
+"""Few-shot evaluation: adapt to an unseen task, then judge the adapted model. Nothing leaks to the next task."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .inner import Loss, adapt, start_optimiser
+from .tasks import Task, cycle, minibatches
+
+
+class Accuracy(NamedTuple):
+    """Share of a task's held-out images that the adapted model gets right, between 0 and 1."""
+
+    alone: Float[Array, ""]
+    transductive: Float[Array, ""]
+
+
+def few_shot_accuracy(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    model: PyTree,
+    state: PyTree,
+    task: Task,
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    batch_size: int,
+    schedule: Callable = cycle,
+) -> Accuracy:
+    """Adapt to a classification task's support and classify its query, both ways of Section 6.1.
+
+    *Transductive*: all held-out images share one batch, and through batch norm one another's statistics.
+    *Alone* (non-transductive): each is classified in a batch of the whole support and itself.
+
+    **Arguments:**
+
+    - `loss`, `optimiser`: the inner loop's.
+    - `model`: maps a batch of images to logits.
+    - `state`: the inner optimiser's state at the end of training, which adaptation starts from. The function is
+      pure, so the caller's state is as it was afterwards.
+    - `task`: pairs `(x, labels)` as support and query.
+    - `steps`, `batch_size`, `schedule`: of the adaptation (Tables 3 and 4: "Eval. inner …").
+    """
+    batches = minibatches(schedule, key, task.support, batch_size, steps)
+    model, _, _ = adapt(loss, optimiser, model, state, batches)
+    x, labels = task.query
+
+    def classified_alone(image):
+        return model(jnp.concatenate([task.support[0], image[None]]))[-1].argmax()
+
+    def share(predictions):
+        return (predictions == labels).mean(dtype=jnp.result_type(float))
+
+    return Accuracy(share(jax.vmap(classified_alone)(x)), share(model(x).argmax(-1)))
+
+
+def adaptation(
+    optimiser: optax.GradientTransformation, loss: Loss, model: PyTree, task: Task, steps: int, watch: Callable
+) -> PyTree[Array]:
+    """What `watch(model)` gives before and after each of `steps` full-batch steps on the task's support.
+
+    Returns `watch`'s pytree with a leading axis of `steps + 1`. The optimiser starts fresh.
+    """
+    everything = jax.tree.map(lambda leaf: leaf[None], task.support)
+
+    def step(carry, _):
+        model, state = eqx.combine(carry, still)
+        seen = watch(model)
+        model, state, _ = adapt(loss, optimiser, model, state, everything)
+        return eqx.filter((model, state), eqx.is_array), seen
+
+    moving, still = eqx.partition((model, start_optimiser(optimiser, model)), eqx.is_array)
+    return jax.lax.scan(step, moving, None, length=steps + 1)[1]

@@ -1,0 +1,101 @@
+"""The inner loop U^k: adapt a model to a task. Everything else in the paper is what is done with its k updates."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from .tasks import Examples
+
+Loss = Callable[[PyTree, Examples], Float[Array, ""]]
+
+
+def adapt(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    model: PyTree,
+    state: PyTree,
+    batches: Examples,
+) -> tuple[PyTree, PyTree, Float[Array, " steps"]]:
+    """Take one optimiser step per mini-batch: φ_{i+1} = φ_i - u_i (Algorithm 1; eq. 10 with SGD).
+
+    **Arguments:**
+
+    - `loss`: maps a model and a batch to a scalar.
+    - `optimiser`: any optax transformation.
+    - `model`: any pytree; its floating-point arrays are trained.
+    - `state`: the optimiser's state to start from (`start_optimiser`); rolling state is carried by the caller.
+    - `batches`: examples with leading axes `(steps, batch)`, as `tasks.minibatches` makes them.
+
+    **Returns:** the adapted model, the optimiser's state after it, and each step's loss before that step.
+    """
+    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def step(carry, batch):
+        parameters, state = carry
+        value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, rest), batch))(parameters)
+        updates, state = optimiser.update(gradient, state, parameters)
+        return (optax.apply_updates(parameters, updates), state), value
+
+    (parameters, state), losses = jax.lax.scan(step, (parameters, state), batches)
+    return eqx.combine(parameters, rest), state, losses
+
+
+def start_optimiser(optimiser: optax.GradientTransformation, model: PyTree) -> PyTree:
+    """The optimiser's fresh state for a model's trainable arrays."""
+    return optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+
+
+class RollingAdamState(NamedTuple):
+    """Steps taken so far, and the moving averages of the gradient (`None` where β₁ = 0) and of its square."""
+
+    count: Int[Array, ""]
+    mean: PyTree
+    square: PyTree
+
+
+def reference_adam(
+    learning_rate: float | Float[Array, ""], b1: float = 0.0, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam as the authors ran it: β₁ = 0, and ε added to √v *before* the bias correction.
+
+    The step is α·√(1-β₂ᵗ)/(1-β₁ᵗ)·m / (√v + ε). `optax.adam` adds ε after the correction, which differs in
+    the first steps and for tiny gradients.
+    """
+
+    def init(parameters):
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        return RollingAdamState(jnp.zeros((), jnp.int32), zeros if b1 else None, zeros)
+
+    def update(gradient, state, parameters=None):
+        del parameters
+        count = state.count + 1
+        square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.square, gradient)
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradient) if b1 else None
+        t = count.astype(jnp.result_type(float))
+        rate = learning_rate * jnp.sqrt(1 - b2**t) / (1 - b1**t if b1 else 1.0)
+        updates = jax.tree.map(
+            lambda m, v: (-rate * m / (jnp.sqrt(v) + eps)).astype(m.dtype), mean if b1 else gradient, square
+        )
+        return updates, RollingAdamState(count, mean, square)
+
+    return optax.GradientTransformation(init, update)
+
+
+def sum_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
+    """Cross-entropies *summed* over the batch, not averaged: the authors' loss, which SGD's step size is for.
+
+    The batch is `(x, labels)`; the model maps all of `x` at once to logits of shape `(batch, way)`.
+    """
+    x, labels = batch
+    return optax.softmax_cross_entropy_with_integer_labels(model(x), labels).sum()
+
+
+def mean_squared_error(model: PyTree, batch: Examples) -> Float[Array, ""]:
+    """Squared error averaged over the batch `(x, y)`; the model maps one example at a time (Section 4)."""
+    x, y = batch
+    return jnp.mean(jnp.square(jax.vmap(model)(x) - y))

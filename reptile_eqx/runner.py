@@ -1,0 +1,215 @@
+"""Train and measure configurations that share one compiled program, side by side, with checkpoints.
+
+Everything here is on the host, between compiled calls: which run goes next, how far, and what is kept on disk.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from tqdm.auto import tqdm
+
+from .devices import SideBySide
+from .training import start, train
+
+_SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+@dataclass
+class Training:
+    """A run under way: its state, as arrays on the host, and its learning curve so far."""
+
+    config: Any
+    path: Path
+    state: PyTree = None
+    iteration: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    diverged: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.diverged or self.iteration >= self.config.outer_iterations
+
+    @property
+    def stops(self) -> list[int]:
+        """The iterations at which the learning curve is measured."""
+        points = self.config.curve_points
+        return sorted({round(self.config.outer_iterations * (i + 1) / points) for i in range(points)})
+
+    def next_stop(self) -> int:
+        """The iteration up to which training runs without a measurement."""
+        return next((stop for stop in self.stops if stop > self.iteration), self.config.outer_iterations)
+
+    def save(self) -> None:
+        """Write the checkpoint beside the old one, then put it in its place."""
+        kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged")}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".part")
+        with partial.open("wb") as file:
+            file.write(json.dumps(kept).encode() + b"\n")
+            eqx.tree_serialise_leaves(file, self.state)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def resume(self) -> bool:
+        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes."""
+        if not self.path.exists():
+            return False
+        with self.path.open("rb") as file:
+            for name, value in json.loads(file.readline()).items():
+                setattr(self, name, value)
+            self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
+        return True
+
+
+class Programs:
+    """The compiled programs of configurations that differ only in their `numbers`."""
+
+    def __init__(self, example: Any, shared: PyTree, runs: int, devices: Sequence[jax.Device] | None):
+        """`example` is any of the configurations, `runs` how many there are; see `store.run` for the rest."""
+        self._example, self._shared, self._devices = example, shared, devices
+        self._runs = runs
+        self.start = self._side_by_side(self._start, runs)
+        self.train = self._side_by_side(self._train, runs)
+        self._measure = {}
+        like = eqx.filter_eval_shape(lambda: start(example.learner(shared), jax.random.PRNGKey(0)))
+        self._still = eqx.filter(like, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
+
+    def _side_by_side(self, program: Callable, units: int) -> SideBySide:
+        return SideBySide(program, self._shared, units, self._devices)
+
+    def unit(self, training: Training) -> dict[str, PyTree]:
+        """What a compiled program needs to know of one run."""
+        numbers = {name: getattr(training.config, name) for name in self._example.numbers}
+        dtypes = {int: np.uint32, float: jnp.result_type(float)}
+        return {"numbers": {k: np.asarray(v, dtypes[type(v)]) for k, v in numbers.items()}, "state": training.state}
+
+    def _configured(self, unit):
+        return dataclasses.replace(self._example, **unit["numbers"])
+
+    def _start(self, shared, unit):
+        config = self._configured(unit)
+        return eqx.filter(start(config.learner(shared), jax.random.PRNGKey(config.seed)), eqx.is_array)
+
+    def _train(self, shared, unit, iterations):
+        state = eqx.combine(unit["state"], self._still)
+        state, loss = train(self._configured(unit).learner(shared), state, iterations)
+        return eqx.filter(state, eqx.is_array), loss
+
+    def measure(self, trainings: Sequence[Training], *, final: bool, bar: tqdm | None = None) -> list[dict[str, Any]]:
+        """Each training's measurements, summarised, with the tasks of all of them spread over the devices."""
+        results = [{} for _ in trainings]
+        for i, measurement in enumerate(self._example.measurements(self._shared, final=final)):
+            block = min(measurement.tasks, 25 if jax.default_backend() == "cpu" else 500)
+            firsts = range(0, measurement.tasks, block)
+            units = [{**self.unit(t), "first": np.int32(first)} for t in trainings for first in firsts]
+            if (final, i) not in self._measure:
+                program = self._measured(i, final, block)
+                self._measure[final, i] = self._side_by_side(program, self._runs * len(firsts))
+            slices = []
+            for begin in range(0, len(units), self._measure[final, i].width):
+                if bar is not None:
+                    bar.set_postfix_str(f"{measurement.name}: {begin * block} of {len(units) * block} tasks")
+                slices += self._measure[final, i](units[begin : begin + self._measure[final, i].width])
+            for j, result in enumerate(results):
+                own = slices[j * len(firsts) : (j + 1) * len(firsts)]
+                values = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: measurement.tasks], *own)
+                result[measurement.name] = measurement.summarise(values)
+        return results
+
+    def _measured(self, index: int, final: bool, block: int) -> Callable:
+        def program(shared, unit):
+            config = self._configured(unit)
+            measure = config.measurements(shared, final=final)[index].measure
+            state = eqx.combine(unit["state"], self._still)
+            # Evaluation tasks are the same for every run of a seed, and others than along the curve.
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(config.seed), 2 + final), index)
+            keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(unit["first"] + jnp.arange(block))
+            together = {} if jax.default_backend() == "cpu" else {"batch_size": block}
+            return jax.lax.map(lambda k: measure(state, k), keys, **together)
+
+        return program
+
+
+def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.Device] | None) -> dict[str, Any]:
+    """Bring trainings that share a program to their end, saving each on the way.
+
+    Returns their results (in order) as `results`, and `compile_seconds`.
+    """
+    example = trainings[0].config
+    programs = Programs(example, shared, len(trainings), devices)
+    _begin(programs, trainings)
+    total, done = sum(t.config.outer_iterations for t in trainings), sum(t.iteration for t in trainings)
+    with tqdm(total=total, initial=done, unit="it", desc=_title(trainings), smoothing=0.05) as bar:
+        chunk = 1
+        while pending := [t for t in trainings if not t.done]:
+            # Those furthest behind go first: with more runs than devices they take turns, and no device idles.
+            turn = sorted(pending, key=lambda t: t.iteration)[: programs.train.width]
+            chunk = _advance(programs, turn, chunk)
+            bar.update(sum(t.iteration for t in trainings) - done)
+            done = sum(t.iteration for t in trainings)
+            at_stop = [t for t in turn if t.iteration in t.stops and not t.diverged]
+            if at_stop:
+                for training, result in zip(at_stop, programs.measure(at_stop, final=False, bar=bar), strict=True):
+                    training.curve.append({"iteration": training.iteration, **result})
+                bar.set_postfix_str(_headline(at_stop[0].curve[-1]))
+            for training in turn:
+                training.save()
+        finished = [t for t in trainings if not t.diverged]
+        measured = iter(programs.measure(finished, final=True, bar=bar) if finished else ())
+    results = [{} if t.diverged else next(measured) for t in trainings]
+    return {"results": results, "compile_seconds": programs.train.compile_seconds}
+
+
+def _begin(programs: Programs, trainings: Sequence[Training]) -> None:
+    """Give every training its first state, or the one it had when it was cut off."""
+    width = programs.start.width
+    for begin in range(0, len(trainings), width):
+        some = trainings[begin : begin + width]
+        for training, state in zip(some, programs.start([programs.unit(t) for t in some]), strict=True):
+            training.state = state
+            training.resume()
+
+
+def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
+    """Train those whose turn it is for `chunk` iterations or up to a stop; returns how long the next may be."""
+    iterations = min(chunk, *(t.next_stop() - t.iteration for t in turn))
+    compiled = programs.train.compile_seconds
+    began = time.perf_counter()
+    outcomes = programs.train([programs.unit(t) for t in turn], np.int32(iterations))
+    seconds = time.perf_counter() - began - (programs.train.compile_seconds - compiled)
+    for training, (state, loss) in zip(turn, outcomes, strict=True):
+        training.state = state
+        training.iteration += iterations
+        training.seconds += seconds
+        training.diverged = not np.isfinite(loss)
+    return max(1, min(round(iterations * _SECONDS_BETWEEN_CHECKPOINTS / seconds), 10 * max(iterations, chunk)))
+
+
+def _title(trainings: Sequence[Training]) -> str:
+    name = trainings[0].config.name
+    return name if len(trainings) == 1 else f"{name} and {len(trainings) - 1} more"
+
+
+def _headline(point: dict[str, Any]) -> str:
+    """The last measurement's last mean, for the progress bar."""
+    name, value = list(point.items())[-1]
+    while isinstance(value, dict):
+        name, value = f"{name} {next(iter(value))}" if "mean" not in value else name, (
+            value["mean"] if "mean" in value else list(value.values())[-1]
+        )
+    value = value[-1] if isinstance(value, list) else value
+    return f"{name} {value:.3f}"

@@ -1,0 +1,184 @@
+"""Runs on disk, addressed by what they are.
+
+A run is one configuration. Its record (configuration, curve, results, how it was made) is a small JSON file, under
+`figures/runs/` where it is worth publishing and under `data/runs/` otherwise; its state, for resuming and for
+later evaluation, is under `data/runs/`. Asking for a run whose record is there reads it; one that was cut off goes
+on from its checkpoint and ends with exactly the parameters it would have had.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+from filelock import FileLock
+from jaxtyping import PyTree
+
+from . import places
+from .experiments import same_program
+from .runner import Training, make
+from .training import State, start
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a finished run.
+
+    - `name`: the run's name and the hash of its configuration.
+    - `kind`, `config`: the configuration's class and fields.
+    - `status`: "finished", or "diverged" where the loss stopped being finite.
+    - `curve`: what was measured along training, each with its `iteration`.
+    - `results`: what was measured at the end.
+    - `made`: data, device, versions, commit, date, seconds of training.
+    """
+
+    name: str
+    kind: str
+    config: dict[str, Any]
+    status: str
+    curve: list[dict[str, Any]]
+    results: dict[str, Any]
+    made: dict[str, Any]
+
+
+def run_name(config: Any, *, training_only: bool = False) -> str:
+    """`NAME-HASH` of a configuration; with `training_only`, without what only the final measurement depends on.
+
+    Only fields that differ from their defaults are hashed, so that a field added later, whose default is what was
+    done before, leaves the names of earlier runs as they were.
+    """
+    changed = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != f.default and not (training_only and f.name in config.measured)
+    }
+    text = json.dumps([type(config).__name__, changed], sort_keys=True)
+    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def find_record(config: Any, figures: Path | None = None) -> Record | None:
+    """The record of a configuration that was run before, here or elsewhere; `None` where there is none."""
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    for directory in ((figures or places.figures_directory()) / "runs", places.data_directory() / "runs"):
+        path = directory / f"{run_name(config)}.json"
+        if path.exists():
+            record = Record(**json.loads(path.read_text()))
+            # A default that was changed since makes another run of the same name.
+            if wanted.items() >= record.config.items():
+                return record
+    return None
+
+
+def run(
+    configs: Sequence[Any],
+    shared: PyTree = None,
+    *,
+    origin: str = "",
+    publish: bool = False,
+    figures: Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> list[Record]:
+    """The records of the given configurations, trained where they are not there yet.
+
+    Those that differ only in their `numbers` (seed, step sizes) are trained side by side in one program.
+
+    **Arguments:**
+
+    - `configs`: run configurations, such as `SineRegression(seed=1)`.
+    - `shared`: what all of them read, such as the images; copied to every device once.
+    - `origin`: where `shared` came from, kept in the record.
+    - `publish`: keep records in `figures/runs/`, which git tracks, instead of `data/runs/`.
+    - `figures`: another folder for figures and their records.
+    - `devices`: what to train on, all of JAX's by default.
+    """
+    home = (figures or places.figures_directory()) / "runs" if publish else places.data_directory() / "runs"
+    groups = {}
+    for config in dict.fromkeys(configs):
+        if find_record(config, figures) is None:
+            groups.setdefault(same_program(config), []).append(config)
+    for group in groups.values():
+        with ExitStack() as locks:
+            for path in sorted(_state_path(config) for config in group):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(FileLock(path.with_suffix(".lock")))
+            # Another process may have made some of them while this one waited for it.
+            trainings = [Training(c, _state_path(c)) for c in group if find_record(c, figures) is None]
+            if trainings:
+                outcome = make(trainings, shared, devices)
+                made = _how_it_was_made(origin, devices, outcome["compile_seconds"], len(trainings))
+                for training, results in zip(trainings, outcome["results"], strict=True):
+                    record = _record(training, results, made)
+                    write_text(home / f"{record.name}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    return [find_record(config, figures) for config in configs]
+
+
+def load_state(config: Any, shared: PyTree = None) -> State:
+    """The trained state of a run that was made on this machine; raises `FileNotFoundError` where it is not."""
+    like = eqx.filter_eval_shape(lambda: start(config.learner(shared), jax.random.PRNGKey(0)))
+    arrays, still = eqx.partition(like, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    training = Training(config, _state_path(config), arrays)
+    if not training.resume() or not training.done:
+        raise FileNotFoundError(f"{run_name(config)} has not been trained here: no finished {training.path}")
+    return eqx.combine(training.state, still)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, then rename: nobody ever reads half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _state_path(config: Any) -> Path:
+    return places.data_directory() / "runs" / run_name(config, training_only=True) / "state.eqx"
+
+
+def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -> Record:
+    config = training.config
+    made = {**made, "training_seconds": round(training.seconds, 1)}
+    return Record(
+        name=run_name(config),
+        kind=type(config).__name__,
+        config=dataclasses.asdict(config),
+        status="diverged" if training.diverged else "finished",
+        curve=training.curve,
+        results=results,
+        made=made,
+    )
+
+
+def _how_it_was_made(origin, devices, compile_seconds, side_by_side):
+    devices = list(devices or jax.devices())
+    packages = ("reptile-eqx", "jax", "jaxlib", "equinox", "optax", "numpy")
+    return {
+        "data": origin,
+        "device": f"{len(devices)} × {devices[0].device_kind}",
+        "runs_side_by_side": side_by_side,
+        "compile_seconds": round(compile_seconds, 1),
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with `+` where files differ from it; empty outside a checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        cwd=places.root(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip()
