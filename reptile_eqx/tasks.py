@@ -95,15 +95,16 @@ class FewShot(eqx.Module):
         drawings = jax.vmap(lambda k: draw(k, self.images.shape[1], self.shots + self.queries))(drawing_keys)
         images = self.images[self.classes[chosen % count][:, None], drawings]
         if self.rotations:
-            images = jax.vmap(_quarter_turns)(images, chosen // count)
+            images = _quarter_turns(images, (chosen // count)[:, None, None, None, None])
         x = images.astype(jnp.result_type(float)) / 255
         support = _labelled(x[:, : self.shots])
         return Task(support, _labelled(x[:, self.shots :]) if self.queries else None)
 
 
 def _quarter_turns(images, turns):
-    """Turn `images`, shape `(drawing, height, width, channel)`, by `turns` times 90°."""
-    return jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)])[turns]
+    """Turn `images`, shape `(way, drawing, height, width, channel)`, by `turns` times 90°: 0 to 3, broadcast."""
+    images = jnp.where(turns % 2 == 1, jnp.rot90(images, 1, axes=(2, 3)), images)
+    return jnp.where(turns >= 2, jnp.flip(images, (2, 3)), images)
 
 
 def _labelled(x):
@@ -114,8 +115,8 @@ def _labelled(x):
 
 def draw(key: PRNGKeyArray, population: int, count: int) -> Int[Array, " count"]:
     """`count` of the integers 0 … `population` - 1 in random order, without repeats."""
-    # top_k of random bits is one pass; jax.random.choice sorts the whole population several times.
-    return jax.lax.top_k(jax.random.bits(key, (population,)), count)[1]
+    # top_k of floats is one pass; of integers, and in jax.random.choice, the whole population is sorted.
+    return jax.lax.top_k(jax.random.uniform(key, (population,), jnp.float32), count)[1]
 
 
 def cycle(key: PRNGKeyArray, examples: int, batch_size: int, steps: int) -> Int[Array, "{steps} {batch_size}"]:
