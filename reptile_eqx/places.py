@@ -5,24 +5,29 @@ from pathlib import Path
 
 import pooch
 
-_PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def root() -> Path:
-    """The checkout this package is imported from, or the working directory for an installed wheel."""
-    checkout = _PACKAGE.parent
-    return checkout if (checkout / "notebooks" / "1_sine_regression.ipynb").is_file() else Path.cwd()
+def in_checkout() -> bool:
+    """Whether this package is imported from a checkout of the project rather than from an installed wheel."""
+    return (CHECKOUT / "pyproject.toml").is_file() and (CHECKOUT / "notebooks").is_dir()
+
+
+def home() -> Path | None:
+    """The folder of `data/` and `figures/`: `$REPTILE_HOME` where it is set, else the checkout, if there is one."""
+    if named := os.environ.get("REPTILE_HOME"):
+        return Path(named).expanduser()
+    return CHECKOUT if in_checkout() else None
 
 
 def data_directory() -> Path:
-    """Where downloads, caches and run states go: the checkout's `data/`, or the user's cache for an installed wheel."""
-    checkout = root() / "data"
-    return checkout if root() == _PACKAGE.parent else Path(pooch.os_cache("reptile-eqx"))
+    """Where downloads, caches and run states go: `data/` at home, or the user's cache for an installed wheel."""
+    return home() / "data" if home() else Path(pooch.os_cache("reptile-eqx"))
 
 
 def figures_directory() -> Path:
-    """Where figures, tables and run records go: `$REPTILE_FIGURES` where it is set, else `figures/` under `root()`."""
-    return Path(os.environ.get("REPTILE_FIGURES") or root() / "figures")
+    """Where figures, tables and published records go: `figures/` at home, else in the working directory."""
+    return (home() or Path.cwd()) / "figures"
 
 
 def given_data_directory(directory: str | os.PathLike | None = None) -> Path | None:

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -66,10 +67,10 @@ def run_name(config: Any, *, training_only: bool = False) -> str:
     return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def find_record(config: Any, figures: Path | None = None) -> Record | None:
+def find_record(config: Any, figures: str | os.PathLike | None = None) -> Record | None:
     """The record of a configuration that was run before, here or elsewhere; `None` where there is none."""
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    for directory in ((figures or places.figures_directory()) / "runs", places.data_directory() / "runs"):
+    for directory in (Path(figures or places.figures_directory()) / "runs", places.data_directory() / "runs"):
         path = directory / f"{run_name(config)}.json"
         if path.exists():
             record = Record(**json.loads(path.read_text()))
@@ -85,7 +86,7 @@ def run(
     *,
     origin: str = "",
     publish: bool = False,
-    figures: Path | None = None,
+    figures: str | os.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> list[Record]:
     """The records of the given configurations, trained where they are not there yet.
@@ -101,7 +102,7 @@ def run(
     - `figures`: another folder for figures and their records.
     - `devices`: what to train on, all of JAX's by default.
     """
-    home = (figures or places.figures_directory()) / "runs" if publish else places.data_directory() / "runs"
+    home = (Path(figures or places.figures_directory()) if publish else places.data_directory()) / "runs"
     groups = {}
     for config in dict.fromkeys(configs):
         if find_record(config, figures) is None:
@@ -176,7 +177,7 @@ def commit() -> str:
     """The checkout's commit, with `+` where files differ from it; empty outside a checkout."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=places.root(),
+        cwd=places.CHECKOUT,
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,168 @@
+"""The command `reptile-eqx`: execute the notebooks, look after the data."""
+
+import argparse
+import ast
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbclient.exceptions
+import papermill
+import papermill.exceptions
+
+from . import places
+from .presets import PROFILES
+
+NAMES = ("omniglot", "glyphs")
+
+_RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
+executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
+from its last checkpoint. A notebook that fails does not stop the others; the exit status is the number that failed.
+
+examples:
+  reptile-eqx run                                   all notebooks, minutes on two cores
+  reptile-eqx run 1 --profile smoke                 the first notebook, seconds
+  reptile-eqx run 3 --profile paper                 Table 3's trainings at the paper's scale
+  reptile-eqx run 3 -p outer_iterations 20000 -p seeds 1
+"""
+
+_DATA = """Find, download, check and describe datasets. Omniglot is looked for in --directory, else in the directory
+that $REPTILE_DATA names (it holds omniglot/, as the two published zips or unpacked), then in the project's data/;
+then the zips are downloaded.
+
+examples:
+  reptile-eqx data                                  every dataset there is
+  reptile-eqx data omniglot --sheet omniglot.png    also a picture of a few classes
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="reptile-eqx", description="First-order meta-learning: the paper's figures and tables."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run",
+        help="execute the notebooks: figures, tables",
+        description=_RUN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="a path, name or number; default: all")
+    run.add_argument("--profile", choices=PROFILES, default="quick", help="the scale (default: %(default)s)")
+    run.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        dest="parameters",
+        help="set a notebook's parameter; may be repeated",
+    )
+    run.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
+    run.add_argument("--out", type=Path, help="folder for figures and executed notebooks (default: figures/)")
+    run.set_defaults(function=_run)
+    data = commands.add_parser(
+        "data",
+        help="find, download, check and describe data",
+        description=_DATA,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: all)")
+    data.add_argument("--directory", type=Path, help="where to look first (default: $REPTILE_DATA)")
+    data.add_argument("--sheet", type=Path, metavar="PNG", help="draw a few classes of the dataset into this file")
+    data.set_defaults(function=_data)
+    options = parser.parse_args(arguments)
+    return options.function(parser, options)
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    notebooks = _notebooks(parser, options.notebooks)
+    out = (options.out or places.figures_directory()).resolve()
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    given = {"profile": options.profile} | {name: _value(text) for name, text in options.parameters}
+    given |= {"devices": options.devices} if options.devices else {}
+    given |= {"figures": str(out)} if options.out else {}
+    _check_parameters(parser, notebooks, given)
+    began, failed = time.time(), []
+    for notebook in notebooks:
+        print(f"\n{notebook.name}", file=sys.stderr)
+        known = papermill.inspect_notebook(str(notebook))
+        problem = _execute(notebook, out / "notebooks" / notebook.name, {k: v for k, v in given.items() if k in known})
+        if problem:
+            failed.append(notebook.name)
+            print(f"{notebook.name} failed:\n{problem}", file=sys.stderr)
+    made = sorted(path for path in out.rglob("*") if path.is_file() and path.stat().st_mtime >= began)
+    print(f"\n{len(notebooks) - len(failed)} of {len(notebooks)} notebooks executed in {time.time() - began:.0f} s.")
+    print("\n".join([f"Made in {out}:", *(f"  {path.relative_to(out)}" for path in made)]) if made else "Nothing made.")
+    if failed:
+        print(f"Failed: {', '.join(failed)}; the error is at the end of each one in {out / 'notebooks'}.")
+    return len(failed)
+
+
+def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
+    """Execute one notebook; returns what went wrong, or nothing."""
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(executed), parameters=parameters, cwd=str(notebook.parent), stderr_file=None
+        )
+    except papermill.exceptions.PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}"
+    except (papermill.exceptions.PapermillException, nbclient.exceptions.DeadKernelError) as error:
+        return str(error)
+    return ""
+
+
+def _notebooks(parser: argparse.ArgumentParser, names: list[str]) -> list[Path]:
+    folder = places.CHECKOUT / "notebooks"
+    there = sorted(folder.glob("[0-9]*.ipynb"))
+    if not names and not there:
+        parser.error(f"no notebooks in {folder}: run this in a checkout of the project, or give a notebook's path")
+    chosen = []
+    for name in names or [str(path) for path in there]:
+        matches = [Path(name)] if Path(name).is_file() else [p for p in there if name in (p.stem, p.stem.split("_")[0])]
+        if not matches:
+            parser.error(f"no notebook {name!r}; there are {', '.join(path.stem for path in there)}")
+        chosen += matches
+    return chosen
+
+
+def _check_parameters(parser: argparse.ArgumentParser, notebooks: list[Path], given: dict[str, Any]) -> None:
+    known = {name for notebook in notebooks for name in papermill.inspect_notebook(str(notebook))}
+    unknown = sorted(given.keys() - known - {"profile", "devices", "figures"})
+    if unknown:
+        parser.error(f"no notebook has a parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+
+
+def _value(text: str) -> Any:
+    """A parameter's value: a Python literal such as `3`, `[0, 1]` or `None`, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    unknown = [name for name in options.names if name not in NAMES]
+    if unknown:
+        parser.error(f"unknown dataset {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    failed = 0
+    for name in options.names or NAMES:
+        try:
+            data = datasets.load(name, options.directory)
+        except (datasets.DataError, OSError) as error:
+            print(f"{name}: {error}\n", file=sys.stderr)
+            failed += 1
+            continue
+        print(f"{datasets.describe(data)}\n")
+        if options.sheet:
+            numbered = len(options.names or NAMES) > 1
+            sheet = options.sheet.with_stem(f"{options.sheet.stem}-{name}") if numbered else options.sheet
+            datasets.contact_sheet(data, sheet)
+            print(f"A few classes: {sheet}\n")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

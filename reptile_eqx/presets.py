@@ -1,0 +1,125 @@
+"""The paper's hyper-parameters and numbers (Tables 2 and 3), and the profiles at which notebooks run.
+
+| profile | for |
+|---|---|
+| `smoke` | tests: every cell, tiny |
+| `quick` | a first look: minutes on two cores, real Omniglot where it can be had |
+| `paper` | the paper's scale; its records are kept in `figures/runs/` |
+"""
+
+from collections.abc import Sequence
+
+from .experiments import FewShotClassification, SineRegression
+
+PROFILES = ("smoke", "quick", "paper")
+
+TABLE_3 = {
+    5: dict(
+        learning_rate=1e-3,
+        inner_batch_size=10,
+        inner_iterations=5,
+        training_shots=10,
+        outer_step_size=1.0,
+        outer_iterations=100_000,
+        meta_batch_size=5,
+        eval_inner_iterations=50,
+        eval_inner_batch_size=5,
+    ),
+    20: dict(
+        learning_rate=5e-4,
+        inner_batch_size=20,
+        inner_iterations=10,
+        training_shots=10,
+        outer_step_size=1.0,
+        outer_iterations=200_000,
+        meta_batch_size=5,
+        eval_inner_iterations=50,
+        eval_inner_batch_size=10,
+    ),
+}
+"""Table 3: Reptile's hyper-parameters on Omniglot, by ways."""
+
+TABLE_2 = {
+    "MAML + Transduction": {(1, 5): (98.7, 0.4), (5, 5): (99.9, 0.1), (1, 20): (95.8, 0.3), (5, 20): (98.9, 0.2)},
+    "1st-order MAML + Transduction": {
+        (1, 5): (98.3, 0.5),
+        (5, 5): (99.2, 0.2),
+        (1, 20): (89.4, 0.5),
+        (5, 20): (97.9, 0.1),
+    },
+    "Reptile": {(1, 5): (95.39, 0.09), (5, 5): (98.90, 0.10), (1, 20): (88.14, 0.15), (5, 20): (96.65, 0.33)},
+    "Reptile + Transduction": {
+        (1, 5): (97.68, 0.04),
+        (5, 5): (99.48, 0.06),
+        (1, 20): (89.43, 0.14),
+        (5, 20): (97.12, 0.32),
+    },
+}
+"""Table 2: accuracy on Omniglot in percent and its ±, by algorithm and `(shots, ways)`."""
+
+_SINE = {
+    "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10),
+    "quick": {},
+    "paper": {},
+}
+_OMNIGLOT = {
+    "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4, eval_inner_iterations=5),
+    "quick": dict(outer_iterations=2000, curve_points=5, curve_tasks=50, eval_tasks=400),
+    "paper": {},
+}
+_SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
+
+
+def seeds_of(profile: str, seeds: int | Sequence[int] | None = None) -> tuple[int, ...]:
+    """The training seeds of a profile; `seeds` overrides them: how many, or which."""
+    _check(profile)
+    if seeds is None:
+        return _SEEDS[profile]
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or min(chosen) < 0:
+        raise ValueError(f"`seeds` is how many, or which, seeds (0 or greater) to train; given {seeds!r}")
+    return chosen
+
+
+def sine_runs(
+    profile: str, algorithm: str, seeds: int | Sequence[int] | None = None, outer_iterations: int | None = None
+) -> list[SineRegression]:
+    """Section 4's trainings at a profile, one for each seed; `algorithm` as in `SineRegression`."""
+    settings = _scaled(_SINE, profile, outer_iterations)
+    if algorithm == "random":
+        settings |= dict(outer_iterations=0, curve_points=0)
+    return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
+
+
+def omniglot_runs(
+    profile: str,
+    ways: int,
+    seeds: int | Sequence[int] | None = None,
+    outer_iterations: int | None = None,
+    eval_tasks: int | None = None,
+    dataset: str = "omniglot",
+    train_classes: int = 1200,
+) -> list[FewShotClassification]:
+    """Table 3's trainings at a profile, one for each seed. `dataset` is "glyphs" where they stand in."""
+    settings = TABLE_3[ways] | _scaled(_OMNIGLOT, profile, outer_iterations)
+    if eval_tasks is not None:
+        settings["eval_tasks"] = eval_tasks
+    return [
+        FewShotClassification(ways=ways, seed=seed, dataset=dataset, train_classes=train_classes, **settings)
+        for seed in seeds_of(profile, seeds)
+    ]
+
+
+def _check(profile):
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}; there are {', '.join(PROFILES)}")
+
+
+def _scaled(profiles, profile, outer_iterations):
+    _check(profile)
+    settings = dict(profiles[profile])
+    if outer_iterations is not None:
+        if outer_iterations < 1:
+            raise ValueError(f"`outer_iterations` is {outer_iterations}; expected 1 or more")
+        settings["outer_iterations"] = outer_iterations
+    return settings

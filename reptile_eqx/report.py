@@ -1,0 +1,145 @@
+"""Figures and tables as files, each with a `.json` beside it that says how it was made."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import places
+from .presets import TABLE_2
+from .store import Record, write_text
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds, the paper's ±; the latter is NaN for a single seed."""
+    values = np.asarray(values, float)
+    return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float("nan")
+
+
+def finished(records: Sequence[Record]) -> list[Record]:
+    """The records of trainings that did not diverge; raises `ValueError` where none is left."""
+    kept = [record for record in records if record.status == "finished"]
+    if not kept:
+        raise ValueError(f"every training diverged: {', '.join(record.name for record in records)}")
+    return kept
+
+
+def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3) -> str:
+    """What a title must say where a result is not the paper's: stand-in data, fewer iterations or seeds, divergence.
+
+    Empty at the paper's scale.
+    """
+    said = []
+    if any(record.config.get("dataset") == "glyphs" for record in records):
+        said.append("made-up glyphs, not Omniglot")
+    iterations = min(record.config["outer_iterations"] for record in records)
+    if iterations < paper_iterations:
+        said.append(f"{iterations:,} of the paper's {paper_iterations:,} outer iterations")
+    if len(records) < paper_seeds:
+        said.append(f"{len(records)} of the paper's {paper_seeds} seeds")
+    diverged = sum(record.status == "diverged" for record in records)
+    if diverged:
+        said.append(f"{diverged} of {len(records)} trainings diverged and left out")
+    return "; ".join(said)
+
+
+def provenance(records: Sequence[Record], **more: Any) -> dict[str, Any]:
+    """How a figure or table was made: its runs' names, configurations, seeds, devices, versions, wall time."""
+    return {
+        **more,
+        "runs": [
+            {"name": record.name, "status": record.status, "config": record.config, "made": record.made}
+            for record in records
+        ],
+    }
+
+
+def save_figure(
+    figure: Figure, name: str, records: Sequence[Record], figures: str | os.PathLike | None = None, **more: Any
+) -> list[Path]:
+    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths."""
+    folder = Path(figures or places.figures_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in ("png", "svg"):
+        path = folder / f"{name}.{kind}"
+        partial = folder / f"{name}.part.{kind}"
+        figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
+        partial.replace(path)
+        paths.append(path)
+    return [*paths, _save_json(folder, name, records, more)]
+
+
+def save_table(
+    table: pd.DataFrame, name: str, title: str, records: Sequence[Record], figures: str | os.PathLike | None = None, **more: Any
+) -> list[Path]:
+    """Write `NAME.md` (with its title), `NAME.csv` and `NAME.json`; returns their paths."""
+    folder = Path(figures or places.figures_directory())
+    write_text(folder / f"{name}.md", f"**{title}**\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    return [folder / f"{name}.md", folder / f"{name}.csv", _save_json(folder, name, records, {"title": title, **more})]
+
+
+def _save_json(folder, name, records, more):
+    path = folder / f"{name}.json"
+    write_text(path, json.dumps(provenance(records, **more), indent=1) + "\n")
+    return path
+
+
+def percent(mean: float, spread: float) -> str:
+    """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
+    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
+
+
+def table_2(records_by_ways: Mapping[int, Sequence[Record]]) -> pd.DataFrame:
+    """Reptile's cells of Table 2 beside the paper's: mean and standard deviation over seeds, in percent.
+
+    **Arguments:** records of `FewShotClassification` runs, by ways.
+
+    **Returns:** one row for each ways, shots and setting, with the 95 % interval over evaluation tasks.
+    """
+    rows = []
+    for ways, records in records_by_ways.items():
+        for label in records[0].results:
+            shots = int(label.removesuffix("-shot"))
+            for algorithm, setting in (("Reptile", "alone"), ("Reptile + Transduction", "transductive")):
+                cells = [record.results[label][setting] for record in finished(records)]
+                mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
+                # Seeds are independent, so the interval of their mean shrinks with their number.
+                interval = 100 * float(np.sqrt(np.square([cell["ci95"] for cell in cells]).sum())) / len(cells)
+                paper = TABLE_2[algorithm][shots, ways]
+                rows.append(
+                    {
+                        "Task": f"{shots}-shot {ways}-way",
+                        "Algorithm": algorithm,
+                        "Paper": percent(*paper),
+                        "Here": percent(mean, spread),
+                        "Difference": f"{mean - paper[0]:+.2f}",
+                        "95 % interval over tasks": f"± {interval:.2f}",
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def size_before_adaptation(records: Sequence[Record]) -> float:
+    """Root mean square over [-5, 5] of f_φ itself, before any adaptation, averaged over training seeds."""
+    curves = [np.array(record.results["shown"]["predictions"][0]) for record in finished(records)]
+    return float(np.mean([np.sqrt(np.mean(curve**2)) for curve in curves]))
+
+
+def sine_summary(methods: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """Eq. 8 before and after adaptation for each method, mean ± standard deviation over seeds, and the size of f_φ."""
+    rows = []
+    for name, records in methods.items():
+        losses = np.array([record.results["loss"]["mean"] for record in finished(records)])
+        row = {"Method": name, "RMS of f before": f"{size_before_adaptation(records):.2f}"}
+        for step in (0, 1, 8, losses.shape[1] - 1):
+            mean, spread = mean_and_spread(losses[:, step])
+            row[f"loss after {step} steps"] = f"{mean:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+        rows.append(row)
+    return pd.DataFrame(rows)

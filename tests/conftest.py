@@ -1,0 +1,15 @@
+"""Every test runs with jaxtyping's runtime checks on, two virtual CPU devices, and a home of its own."""
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("reptile_eqx", "beartype.beartype")
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Runs, caches and figures of a test land in its own folder."""
+    monkeypatch.setenv("REPTILE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
