@@ -11,10 +11,9 @@ import nbclient.exceptions
 import papermill
 import papermill.exceptions
 
-from . import places
+from . import datasets, places
 from .presets import PROFILES
 
-NAMES = ("omniglot", "glyphs")
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
 executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=_DATA,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: all)")
+    data.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(datasets.NAMES)} (default: all)")
     data.add_argument("--directory", type=Path, help="where to look first (default: $REPTILE_DATA)")
     data.add_argument("--sheet", type=Path, metavar="PNG", help="draw a few classes of the dataset into this file")
     data.set_defaults(function=_data)
@@ -144,11 +143,11 @@ def _value(text: str) -> Any:
 
 
 def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    unknown = [name for name in options.names if name not in NAMES]
+    unknown = [name for name in options.names if name not in datasets.NAMES]
     if unknown:
-        parser.error(f"unknown dataset {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown dataset {', '.join(unknown)}; there are {', '.join(datasets.NAMES)}")
     failed = 0
-    for name in options.names or NAMES:
+    for name in options.names or datasets.NAMES:
         try:
             data = datasets.load(name, options.directory)
         except (datasets.DataError, OSError) as error:
@@ -157,7 +156,7 @@ def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             continue
         print(f"{datasets.describe(data)}\n")
         if options.sheet:
-            numbered = len(options.names or NAMES) > 1
+            numbered = len(options.names or datasets.NAMES) > 1
             sheet = options.sheet.with_stem(f"{options.sheet.stem}-{name}") if numbered else options.sheet
             datasets.contact_sheet(data, sheet)
             print(f"A few classes: {sheet}\n")

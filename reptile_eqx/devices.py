@@ -89,8 +89,8 @@ class SideBySide:
 
         self._program = on_one_device
 
-    def __call__(self, units: Sequence[PyTree[np.ndarray]], *common) -> list[PyTree[np.ndarray]]:
-        """Results of up to `width` units, in their order, on the host. `common` are scalars for all of them."""
+    def __call__(self, units: Sequence[PyTree], *common) -> list[PyTree]:
+        """Results of up to `width` units (pytrees of numpy arrays), in their order. `common` are scalars for all."""
         if not 1 <= len(units) <= self.width:
             raise ValueError(f"{len(units)} units for a program of {self.width} places")
         padded = [*units, *[units[-1]] * (self.width - len(units))]

@@ -14,14 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from .evaluation import adaptation, few_shot_accuracy
 from .inner import mean_squared_error, reference_adam, sum_cross_entropy
 from .meta import reptile
 from .nn import OmniglotNetwork, sine_network
-from .tasks import SCHEDULES, FewShot, SineWaves, Task
+from .tasks import SCHEDULES, FewShot, ImagesByClass, SineWaves
 from .training import Learner, State, annealed_sgd
+
+
+# A configuration's `numbers` are plain for people and traced inside the program that several of them share.
+Number = float | int | Float[Array, ""]
+Seed = int | Integer[Array, ""]
 
 
 class Measurement(NamedTuple):
@@ -62,13 +67,13 @@ class SineRegression:
     measured: ClassVar[tuple[str, ...]] = ("eval_tasks", "eval_inner_iterations", "shown_task")
 
     algorithm: str = "reptile"
-    inner_step_size: float = 0.02
+    inner_step_size: Number = 0.02
     inner_batch_size: int = 10
     inner_iterations: int = 5
-    outer_step_size: float = 0.1
+    outer_step_size: Number = 0.1
     outer_iterations: int = 30_000
     meta_batch_size: int = 1
-    seed: int = 0
+    seed: Seed = 0
     curve_points: int = 10
     curve_tasks: int = 100
     eval_tasks: int = 1000
@@ -145,15 +150,15 @@ class FewShotClassification:
     dataset: str = "omniglot"
     train_classes: int = 1200
     ways: int = 5
-    learning_rate: float = 1e-3
+    learning_rate: Number = 1e-3
     inner_batch_size: int = 10
     inner_iterations: int = 5
     schedule: str = "cycle"
     training_shots: int = 10
-    outer_step_size: float = 1.0
+    outer_step_size: Number = 1.0
     outer_iterations: int = 100_000
     meta_batch_size: int = 5
-    seed: int = 0
+    seed: Seed = 0
     curve_points: int = 20
     curve_tasks: int = 100
     eval_shots: tuple[int, ...] = (1, 5)
@@ -178,7 +183,7 @@ class FewShotClassification:
         classes = order[: self.train_classes] if training else order[self.train_classes :]
         return FewShot(images, classes, self.ways, shots, queries, rotations=training)
 
-    def learner(self, shared: UInt8[Array, "class drawing height width channel"]) -> Learner:
+    def learner(self, shared: ImagesByClass) -> Learner:
         """The training that this configuration describes, on images by class."""
         gradient = reptile(
             sum_cross_entropy,
@@ -195,9 +200,7 @@ class FewShotClassification:
             self.meta_batch_size,
         )
 
-    def measurements(
-        self, shared: UInt8[Array, "class drawing height width channel"], *, final: bool
-    ) -> tuple[Measurement, ...]:
+    def measurements(self, shared: ImagesByClass, *, final: bool) -> tuple[Measurement, ...]:
         """Accuracy on unseen classes, alone and transductive, at each of `eval_shots`."""
 
         def at(shots):
@@ -225,5 +228,6 @@ class FewShotClassification:
 
 
 def same_program(config: Any) -> Any:
-    """The configuration with its `numbers` blanked: equal for runs that one compiled program can train."""
-    return dataclasses.replace(config, **{name: 0 for name in config.numbers})
+    """The configuration with its `numbers` at their defaults: equal for runs that one compiled program can train."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: defaults[name] for name in config.numbers})

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
 from .devices import SideBySide
+from .experiments import same_program
 from .training import start, train
 
 _SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -79,7 +80,7 @@ class Programs:
     """The compiled programs of configurations that differ only in their `numbers`."""
 
     def __init__(self, example: Any, shared: PyTree, runs: int, devices: Sequence[jax.Device] | None):
-        """`example` is any of the configurations, `runs` how many there are; see `store.run` for the rest."""
+        """`example` is their `same_program`, `runs` how many there are; see `store.run` for the rest."""
         self._example, self._shared, self._devices = example, shared, devices
         self._runs = runs
         self.start = self._side_by_side(self._start, runs)
@@ -93,9 +94,12 @@ class Programs:
 
     def unit(self, training: Training) -> dict[str, PyTree]:
         """What a compiled program needs to know of one run."""
-        numbers = {name: getattr(training.config, name) for name in self._example.numbers}
-        dtypes = {int: np.uint32, float: jnp.result_type(float)}
-        return {"numbers": {k: np.asarray(v, dtypes[type(v)]) for k, v in numbers.items()}, "state": training.state}
+        numbers = {}
+        for name in self._example.numbers:
+            whole = isinstance(getattr(self._example, name), int)
+            dtype = np.uint32 if whole else jnp.result_type(float)
+            numbers[name] = np.asarray(getattr(training.config, name), dtype)
+        return {"numbers": numbers, "state": training.state}
 
     def _configured(self, unit):
         return dataclasses.replace(self._example, **unit["numbers"])
@@ -149,8 +153,7 @@ def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.De
 
     Returns their results (in order) as `results`, and `compile_seconds`.
     """
-    example = trainings[0].config
-    programs = Programs(example, shared, len(trainings), devices)
+    programs = Programs(same_program(trainings[0].config), shared, len(trainings), devices)
     _begin(programs, trainings)
     total, done = sum(t.config.outer_iterations for t in trainings), sum(t.iteration for t in trainings)
     with tqdm(total=total, initial=done, unit="it", desc=_title(trainings), smoothing=0.05) as bar:

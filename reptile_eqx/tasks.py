@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 
-Examples = PyTree[Array]
+Examples = PyTree[Array | np.ndarray]
+ImagesByClass = UInt8[Array | np.ndarray, "class drawing height width channel"]
 
 
 class Task(NamedTuple):
@@ -68,7 +70,7 @@ class FewShot(eqx.Module):
     0 … N-1, example after example within a class.
     """
 
-    images: UInt8[Array, "class drawing height width channel"]
+    images: ImagesByClass
     classes: Int[Array, " choices"]
     ways: int = eqx.field(static=True)
     shots: int = eqx.field(static=True)

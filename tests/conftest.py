@@ -8,6 +8,13 @@ install_import_hook("reptile_eqx", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 2)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once(tmp_path_factory):
+    """Programs that several tests share are compiled once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """Runs, caches and figures of a test land in its own folder."""

@@ -1,0 +1,40 @@
+"""Images by class, from disk, from a download, or drawn by a program where there is neither."""
+
+import os
+import warnings
+
+from .common import DataError as DataError
+from .common import ImageClasses as ImageClasses
+from .common import Unavailable as Unavailable
+from .common import contact_sheet as contact_sheet
+from .common import describe as describe
+from .glyphs import draw_glyphs as draw_glyphs
+from .omniglot import load_omniglot as load_omniglot
+
+NAMES = ("omniglot", "glyphs")
+
+
+def load(name: str, directory: str | os.PathLike | None = None, *, fall_back: bool = False) -> ImageClasses:
+    """A dataset by its name, "omniglot" or "glyphs".
+
+    **Arguments:**
+
+    - `name`: which dataset.
+    - `directory`: where to look first, instead of the directory that `$REPTILE_DATA` names; it holds `omniglot/`.
+    - `fall_back`: whether glyphs, with a warning, may stand in for a dataset that is nowhere to be had. Data that is
+      there but damaged is an error all the same.
+
+    **Returns:** `ImageClasses`; raises `Unavailable` where the data is nowhere to be had, `DataError` where it is
+    damaged, `ValueError` for an unknown name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
+    if name == "glyphs":
+        return draw_glyphs()
+    try:
+        return load_omniglot(directory)
+    except Unavailable as error:
+        if not fall_back:
+            raise
+        warnings.warn(f"made-up glyphs stand in for Omniglot: {error}", stacklevel=2)
+        return draw_glyphs()

@@ -1,0 +1,204 @@
+"""Runs on disk: resumed exactly, never repeated, independent of what runs beside them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import reptile_eqx as rx
+from reptile_eqx import places, runner, store
+from reptile_eqx.experiments import FewShotClassification, SineRegression
+
+SINE = dict(outer_iterations=60, curve_points=6, curve_tasks=2, eval_tasks=4)
+FEW_SHOT = dict(
+    dataset="noise",
+    train_classes=8,
+    ways=3,
+    outer_iterations=4,
+    meta_batch_size=2,
+    inner_iterations=2,
+    training_shots=4,
+    inner_batch_size=5,
+    curve_points=2,
+    curve_tasks=2,
+    eval_tasks=3,
+    eval_inner_iterations=2,
+    eval_shots=(1,),
+)
+
+
+def noise_images():
+    return np.random.default_rng(0).integers(0, 256, (14, 6, 28, 28, 1), dtype=np.uint8)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_a_finished_run_is_read_and_not_trained_again(monkeypatch):
+    config = SineRegression(**SINE)
+    first = rx.run([config])
+    monkeypatch.setattr(store, "make", lambda *_: pytest.fail("trained again"))
+    assert rx.run([config]) == first
+    assert first[0].status == "finished"
+    assert [point["iteration"] for point in first[0].curve] == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_new_evaluation_of_a_trained_run_does_not_train_again(monkeypatch):
+    rx.run([SineRegression(**SINE)])
+    trained = rx.load_state(SineRegression(**SINE))
+    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained again"))
+    (record,) = rx.run([SineRegression(**(SINE | dict(eval_tasks=5)))])
+    assert record.results["loss"]["tasks"] == 5
+    assert same(trained.model, rx.load_state(SineRegression(**SINE)).model)
+
+
+def test_every_setting_that_changes_the_training_changes_the_run():
+    names = {
+        store.run_name(SineRegression(**{field: value}), training_only=True)
+        for field, value in [
+            ("seed", 1),
+            ("seed", 0),
+            ("inner_step_size", 0.01),
+            ("inner_iterations", 4),
+            ("algorithm", "joint"),
+            ("meta_batch_size", 2),
+            ("curve_tasks", 7),
+        ]
+    }
+    assert len(names) == 7
+    measured = {store.run_name(SineRegression(eval_tasks=n), training_only=True) for n in (10, 20)}
+    assert len(measured) == 1
+
+
+def test_a_record_whose_configuration_is_another_is_not_taken(home):
+    config = SineRegression(**SINE)
+    (record,) = rx.run([config])
+    path = home / "data" / "runs" / f"{record.name}.json"
+    kept = json.loads(path.read_text())
+    kept["config"]["inner_iterations"] = 17
+    path.write_text(json.dumps(kept))
+    assert rx.find_record(config) is None
+
+
+KILLED = """
+import sys, jax
+from reptile_eqx import run, use_devices
+from reptile_eqx.experiments import SineRegression
+use_devices(1)
+run([SineRegression(outer_iterations=4000, curve_points=200, curve_tasks=2, eval_tasks=4)])
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path):
+    def process(home):
+        environment = os.environ | {"REPTILE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen([sys.executable, "-c", KILLED], env=environment, stderr=subprocess.DEVNULL)
+
+    def states(home):
+        return list((home / "data" / "runs").glob("*/state.eqx"))
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    killed = process(cut)
+    deadline = time.time() + 120
+    while not states(cut) and killed.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    with states(cut)[0].open("rb") as file:
+        assert 0 < json.loads(file.readline())["iteration"] < 4000, "it was to be killed on its way"
+    assert not list((cut / "data" / "runs").glob("*.json"))
+    for home in (cut, whole):
+        assert process(home).wait() == 0
+
+    def parameters(home):
+        return states(home)[0].read_bytes().split(b"\n", 1)[1]
+
+    assert parameters(cut) == parameters(whole)
+    records = [json.loads(next((home / "data" / "runs").glob("*.json")).read_text()) for home in (cut, whole)]
+    assert records[0]["curve"] == records[1]["curve"]
+    assert records[0]["results"] == records[1]["results"]
+
+
+def test_an_interrupted_write_leaves_the_last_checkpoint(monkeypatch):
+    config = SineRegression(**SINE)
+    serialise = runner.eqx.tree_serialise_leaves
+    written = []
+
+    def fails_the_third_time(file, state):
+        written.append(state)
+        if len(written) == 3:
+            file.write(b"half a state")
+            raise OSError("disk full")
+        serialise(file, state)
+
+    monkeypatch.setattr(runner.eqx, "tree_serialise_leaves", fails_the_third_time)
+    with pytest.raises(OSError, match="disk full"):
+        rx.run([config])
+    monkeypatch.undo()
+    os.environ["REPTILE_HOME"] = str(places.home())
+    interrupted = rx.run([config])[0]
+    assert interrupted.status == "finished"
+    assert interrupted.curve[0]["iteration"] == 10
+
+
+@pytest.mark.parametrize("kind", ["sine", "few-shot"])
+def test_a_seed_does_not_depend_on_the_seeds_and_devices_beside_it(kind, tmp_path, monkeypatch):
+    def trained(home, seeds, devices):
+        monkeypatch.setenv("REPTILE_HOME", str(tmp_path / home))
+        if kind == "sine":
+            configs, shared = [SineRegression(seed=seed, **SINE) for seed in seeds], None
+        else:
+            configs, shared = [FewShotClassification(seed=seed, **FEW_SHOT) for seed in seeds], noise_images()
+        records = rx.run(configs, shared, devices=jax.devices()[:devices])
+        states = {config.seed: rx.load_state(config, shared) for config in configs}
+        return states[1], next(r for r in records if r.config["seed"] == 1)
+
+    alone, record_alone = trained("alone", [1], 1)
+    for home, seeds, devices in (("three", [0, 1, 2], 2), ("two", [1, 3], 1)):
+        state, record = trained(home, seeds, devices)
+        assert same(state, alone)
+        assert record.curve == record_alone.curve
+        assert record.results == record_alone.results
+
+
+def test_a_diverged_run_says_so_and_leaves_the_others_alone():
+    diverging = SineRegression(seed=0, inner_step_size=1e9, outer_step_size=1.0, **SINE)
+    sound = SineRegression(seed=1, **SINE)
+    records = rx.run([diverging, sound])
+    assert [record.status for record in records] == ["diverged", "finished"]
+    assert records[0].results == {}
+    assert "1 of 2 trainings diverged" in rx.report.scale(records, 60, 2)
+    assert rx.report.finished(records) == [records[1]]
+    with pytest.raises(ValueError, match="diverged"):
+        rx.report.finished(records[:1])
+
+
+def test_the_state_of_a_run_not_made_here_is_an_error():
+    with pytest.raises(FileNotFoundError, match="has not been trained here"):
+        rx.load_state(SineRegression(seed=5))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (dict(schedule="shuffle"), "`schedule` is 'shuffle'; expected cycle or replacement"),
+        (dict(inner_iterations=0), "`inner_iterations` is 0; expected 1 or more"),
+        (dict(eval_tasks=1), "`eval_tasks` is 1"),
+    ],
+)
+def test_impossible_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        FewShotClassification(**setting)
+
+
+def test_more_ways_or_shots_than_there_are_is_an_error():
+    for setting, message in ((dict(ways=40), "40-way tasks need 40 classes, and there are 32"), (dict(training_shots=7), "there are 6")):
+        with pytest.raises(ValueError, match=message):
+            rx.run([FewShotClassification(**(FEW_SHOT | setting))], noise_images())
