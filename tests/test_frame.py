@@ -1,0 +1,70 @@
+"""The frame: what the README says is what runs, and environments agree."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_conda_and_pip_ask_for_the_same_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = set(project["dependencies"]) | set(project["optional-dependencies"]["test"])
+    wanted.add(f"python{project['requires-python']}")
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert wanted == {entry for entry in listed if isinstance(entry, str)} - {"pip"}
+
+
+def test_ci_runs_the_two_commands_of_the_readme():
+    """CI takes its commands out of the README; here, that it finds both, whole and in one line each."""
+    ci = (ROOT / ".ci" / "run").read_text()
+    comments = re.findall(r'command_after "(.*?)"', ci)
+    assert comments == ["make the figures", "pass the tests"]
+    lines = blocks("bash")[0].splitlines()
+    for comment, ending in zip(comments, ("reptile-eqx run", "pytest"), strict=True):
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"# {comment}"))
+        assert lines[at + 1].startswith("python3 -m venv .venv && .venv/bin/pip install")
+        assert lines[at + 1].endswith(ending)
+    assert sum(not line.startswith("#") for line in lines) == 2
+    assert 'bash -c "$figures' in ci and 'bash -c "$tests"' in ci
+
+
+def test_the_example_of_the_readme_runs_and_is_short():
+    (example,) = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 20
+    namespace = {}
+    exec(example.replace("2000", "20"), namespace)
+    assert namespace["state"].iteration == 20
+    assert namespace["adapted"].layers[0].weight.shape == (32, 1)
+
+
+def test_importing_the_package_does_not_start_jax():
+    code = (
+        "import reptile_eqx, jax; from jax._src import xla_bridge as b; assert not b._backends, b._backends; "
+        "print(len(reptile_eqx.use_devices(3)), len(jax.devices()), len(reptile_eqx.use_devices(3)))"
+    )
+    environment = {"JAX_PLATFORMS": "cpu", "PATH": "", "HOME": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["3", "3", "3"], done.stderr
+
+
+def test_notebooks_are_committed_without_outputs_and_with_one_parameters_cell():
+    import nbformat
+
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    for path in notebooks:
+        cells = nbformat.read(path, 4).cells
+        code = [cell for cell in cells if cell.cell_type == "code"]
+        assert not any(cell.outputs or cell.execution_count for cell in code), path
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1, path
+        assert sum(cell.cell_type == "markdown" for cell in cells) >= 4, path

@@ -1,0 +1,180 @@
+"""Reptile and the outer loop: the paper's equalities, and a slow implementation of the exact order."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from reptile_eqx import (
+    Learner,
+    SineWaves,
+    Task,
+    annealed_sgd,
+    cycle,
+    joint_training,
+    mean_squared_error,
+    minibatches,
+    reference_adam,
+    reptile,
+    start,
+    train,
+)
+from reptile_eqx.training import outer_iteration
+
+TASKS = SineWaves(points=10)
+
+
+def network(key):
+    return eqx.nn.MLP(1, 1, 8, 1, activation=jnp.tanh, key=key)
+
+
+def leaves(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))]
+
+
+def close(a, b, **tolerance):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def minus(a, b):
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def test_one_step_of_reptile_is_a_gradient_of_the_expected_loss():
+    """Eqs. 6-7: with k = 1, E[φ - U(φ)]/α = ∇ E[L_τ], to float64 rounding."""
+    with jax.enable_x64(True):
+        model, tasks = network(jax.random.key(0)), [TASKS(jax.random.key(i)) for i in range(5)]
+        gradient = reptile(mean_squared_error, optax.sgd(0.03), steps=1, batch_size=10, step_size=0.03)
+        state = gradient.start(model)
+        estimates = [leaves(gradient.estimate(model, state, task, jax.random.key(1))[0]) for task in tasks]
+        expected = eqx.filter_grad(
+            lambda m: sum(mean_squared_error(m, task.support) for task in tasks) / len(tasks)
+        )(model)
+        close([np.mean(g, 0) for g in zip(*estimates, strict=True)], leaves(expected), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_reptile_is_the_sum_of_the_inner_gradients(k):
+    """Eq. 40, left half: (φ_1 - φ_{k+1})/α = Σ g_i under SGD."""
+    with jax.enable_x64(True):
+        model, task, key = network(jax.random.key(0)), TASKS(jax.random.key(1)), jax.random.key(2)
+        gradient = reptile(mean_squared_error, optax.sgd(0.1), steps=k, batch_size=4, step_size=0.1)
+        estimate, _, _ = gradient.estimate(model, gradient.start(model), task, key)
+        x, y = minibatches(cycle, key, task.support, 4, k)
+        total, at = None, model
+        for i in range(k):
+            g = eqx.filter_grad(mean_squared_error)(at, (x[i], y[i]))
+            at = eqx.apply_updates(at, jax.tree.map(lambda leaf: -0.1 * leaf, g))
+            total = leaves(g) if total is None else [a + b for a, b in zip(total, leaves(g), strict=True)]
+        close(leaves(estimate), total, rtol=1e-8, atol=1e-10)
+
+
+def test_joint_training_is_reptile_with_one_step():
+    model, task, key = network(jax.random.key(0)), TASKS(jax.random.key(1)), jax.random.key(2)
+    one = reptile(mean_squared_error, optax.sgd(0.1), steps=1, batch_size=6)
+    joint = joint_training(mean_squared_error, optax.sgd(0.1), batch_size=6)
+    a, b = (leaves(g.estimate(model, g.start(model), task, key)[0]) for g in (one, joint))
+    close(a, b, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [dict(steps=0, batch_size=5), dict(steps=5, batch_size=0)])
+def test_an_empty_inner_loop_is_an_error(wrong):
+    with pytest.raises(ValueError, match="at least 1 step and 1 example"):
+        reptile(mean_squared_error, optax.sgd(0.1), **wrong)
+
+
+def slowly(learner, key, iterations, reset_adam=False, k=3, batch_size=4, rate=0.01, epsilon=0.5):
+    """Batched Reptile in plain Python and numpy: rolling Adam from task to task, never reset, never averaged."""
+    state = start(learner, key)
+    phi, unflatten = jax.flatten_util.ravel_pytree(eqx.filter(state.model, eqx.is_inexact_array))
+    phi, still = np.asarray(phi, np.float64), eqx.filter(state.model, eqx.is_inexact_array, inverse=True)
+    v, count = np.zeros_like(phi), 0
+    for t in range(iterations):
+        adapted = []
+        for task_key in jax.random.split(jax.random.fold_in(state.key, t), learner.meta_batch_size):
+            sample_key, batch_key = jax.random.split(task_key)
+            x, y = minibatches(cycle, batch_key, learner.tasks(sample_key).support, batch_size, k)
+            w = phi.copy()
+            if reset_adam:
+                v, count = np.zeros_like(phi), 0
+            for i in range(k):
+                model = eqx.combine(unflatten(jnp.asarray(w, phi.dtype)), still)
+                g = eqx.filter_grad(mean_squared_error)(model, (x[i], y[i]))
+                g = np.asarray(jax.flatten_util.ravel_pytree(g)[0])
+                count += 1
+                v = 0.999 * v + 0.001 * g**2
+                w = w - rate * np.sqrt(1 - 0.999**count) * g / (np.sqrt(v) + 1e-8)
+            adapted.append(w)
+        phi = phi + epsilon * (1 - t / iterations) * (np.mean(adapted, 0) - phi)
+    return phi, count
+
+
+@pytest.mark.parametrize("meta_batch_size", [1, 3])
+def test_the_outer_loop_is_the_authors_exact_order(meta_batch_size):
+    with jax.enable_x64(True):
+        gradient = reptile(mean_squared_error, reference_adam(0.01), steps=3, batch_size=4)
+        learner = Learner(network, TASKS, gradient, annealed_sgd(0.5, 4), meta_batch_size)
+        key = jax.random.key(3)
+        state, _ = train(learner, start(learner, key), 4)
+        fast = np.concatenate([leaf.ravel() for leaf in leaves(state.model)])
+        slow, count = slowly(learner, key, 4)
+        np.testing.assert_allclose(fast, slow, rtol=1e-7, atol=1e-9)
+        assert state.inner.count == count == 4 * 3 * meta_batch_size
+        reset, _ = slowly(learner, key, 4, reset_adam=True)
+        assert np.abs(reset - slow).max() > 1e-3, "resetting Adam's state would show"
+
+
+def test_the_outer_step_size_anneals_linearly_to_zero():
+    outer = annealed_sgd(0.8, 4)
+    state = outer.init(jnp.zeros(()))
+    steps = []
+    for _ in range(5):
+        update, state = outer.update(jnp.ones(()), state)
+        steps.append(float(update))
+    np.testing.assert_allclose(steps, [-0.8, -0.6, -0.4, -0.2, 0.0], atol=1e-7)
+
+
+def test_splitting_a_training_changes_nothing():
+    gradient = reptile(mean_squared_error, reference_adam(0.01), steps=2, batch_size=5)
+    learner = Learner(network, TASKS, gradient, annealed_sgd(0.5, 7), 2)
+    compiled = eqx.filter_jit(train)
+    begun = start(learner, jax.random.key(0))
+    whole, _ = compiled(learner, begun, jnp.int32(7))
+    part, _ = compiled(learner, begun, jnp.int32(3))
+    rest, _ = compiled(learner, part, jnp.int32(4))
+    close(leaves(whole.model), leaves(rest.model), rtol=0)
+    assert rest.iteration == 7
+
+
+def test_what_a_user_brings_plugs_in_without_subclassing():
+    def tasks(key):
+        x = jax.random.normal(key, (8, 2))
+        return Task(support={"x": x, "y": x @ jnp.array([1.0, -1.0])})
+
+    def loss(model, batch):
+        return jnp.abs(jax.vmap(model)(batch["x"])[:, 0] - batch["y"]).mean()
+
+    gradient = reptile(loss, optax.adamw(1e-2), steps=2, batch_size=4)
+    learner = Learner(lambda key: eqx.nn.MLP(2, 1, 8, 1, key=key), tasks, gradient, optax.adam(1e-2), 2)
+    first = start(learner, jax.random.key(0))
+    state, mean_loss = eqx.filter_jit(train)(learner, first, 5)
+    assert np.isfinite(mean_loss)
+    assert all(np.abs(d).max() > 0 for d in minus(leaves(state.model), leaves(first.model)))
+
+
+def test_a_meta_batch_is_the_mean_over_its_tasks():
+    """Eq. 5, with SGD inside, where tasks do not depend on one another's order."""
+    with jax.enable_x64(True):
+        gradient = reptile(mean_squared_error, optax.sgd(0.05), steps=2, batch_size=5)
+        learner = Learner(network, TASKS, gradient, optax.sgd(1.0), 3)
+        begun = start(learner, jax.random.key(0))
+        after, _ = outer_iteration(learner, begun)
+        adapted = []
+        for key in jax.random.split(jax.random.fold_in(begun.key, 0), 3):
+            task_key, batch_key = jax.random.split(key)
+            g, _, _ = gradient.estimate(begun.model, begun.inner, TASKS(task_key), batch_key)
+            adapted.append(minus(leaves(begun.model), leaves(g)))
+        close(leaves(after.model), [np.mean(w, 0) for w in zip(*adapted, strict=True)], rtol=1e-9, atol=1e-12)
