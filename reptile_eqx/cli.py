@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import nbclient.exceptions
+import nbformat
 import papermill
 import papermill.exceptions
 
 from . import datasets, places
 from .presets import PROFILES
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
 executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
@@ -103,14 +105,27 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
     """Execute one notebook; returns what went wrong, or nothing."""
     try:
-        papermill.execute_notebook(
-            str(notebook), str(executed), parameters=parameters, cwd=str(notebook.parent), stderr_file=None
-        )
+        papermill.execute_notebook(str(notebook), str(executed), parameters=parameters, cwd=str(notebook.parent))
     except papermill.exceptions.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except (papermill.exceptions.PapermillException, nbclient.exceptions.DeadKernelError) as error:
         return str(error)
+    finally:
+        _forget_machine(executed)
     return ""
+
+
+def _forget_machine(executed: Path) -> None:
+    """Take this machine's paths and progress-bar widgets, which nothing shows later, out of an executed notebook."""
+    if executed.exists():
+        notebook = nbformat.read(executed, 4)
+        notebook.metadata.pop("widgets", None)
+        for name in ("input_path", "output_path", "parameters", "environment_variables"):
+            notebook.metadata.get("papermill", {}).pop(name, None)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+        nbformat.write(notebook, executed)
 
 
 def _notebooks(parser: argparse.ArgumentParser, names: list[str]) -> list[Path]:

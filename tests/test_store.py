@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import reptile_eqx as rx
-from reptile_eqx import places, runner, store
+from reptile_eqx import runner, store
 from reptile_eqx.experiments import FewShotClassification, SineRegression
 
 SINE = dict(outer_iterations=60, curve_points=6, curve_tasks=2, eval_tasks=4)
@@ -138,11 +138,10 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(monkeypatch):
             raise OSError("disk full")
         serialise(file, state)
 
-    monkeypatch.setattr(runner.eqx, "tree_serialise_leaves", fails_the_third_time)
-    with pytest.raises(OSError, match="disk full"):
-        rx.run([config])
-    monkeypatch.undo()
-    os.environ["REPTILE_HOME"] = str(places.home())
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.eqx, "tree_serialise_leaves", fails_the_third_time)
+        with pytest.raises(OSError, match="disk full"):
+            rx.run([config])
     interrupted = rx.run([config])[0]
     assert interrupted.status == "finished"
     assert interrupted.curve[0]["iteration"] == 10
