@@ -21,7 +21,10 @@ from .inner import reference_adam as reference_adam
 from .inner import start_optimiser as start_optimiser
 from .inner import sum_cross_entropy as sum_cross_entropy
 from .meta import MetaGradient as MetaGradient
+from .meta import fomaml as fomaml
+from .meta import gradient_combination as gradient_combination
 from .meta import joint_training as joint_training
+from .meta import maml as maml
 from .meta import reptile as reptile
 from .store import Record as Record
 from .store import find_record as find_record

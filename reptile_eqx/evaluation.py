@@ -47,7 +47,7 @@ def few_shot_accuracy(
     - `steps`, `batch_size`, `schedule`: of the adaptation (Tables 3 and 4: "Eval. inner …").
     """
     batches = minibatches(schedule, key, task.support, batch_size, steps)
-    model, _, _ = adapt(loss, optimiser, model, state, batches)
+    model = adapt(loss, optimiser, model, state, batches).model
     x, labels = task.query
 
     def classified_alone(image):
@@ -71,7 +71,7 @@ def adaptation(
     def step(carry, _):
         model, state = eqx.combine(carry, still)
         seen = watch(model)
-        model, state, _ = adapt(loss, optimiser, model, state, everything)
+        model, state, *_ = adapt(loss, optimiser, model, state, everything)
         return eqx.filter((model, state), eqx.is_array), seen
 
     moving, still = eqx.partition((model, start_optimiser(optimiser, model)), eqx.is_array)

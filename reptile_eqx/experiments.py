@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from .evaluation import adaptation, few_shot_accuracy
 from .inner import mean_squared_error, reference_adam, sum_cross_entropy
-from .meta import reptile
+from .meta import MetaGradient, gradient_combination, maml, resetting
 from .nn import OmniglotNetwork, sine_network
-from .tasks import SCHEDULES, FewShot, ImagesByClass, SineWaves
+from .tasks import SCHEDULES, Examples, FewShot, ImagesByClass, SineWaves, count_examples
 from .training import Learner, State, annealed_sgd
 
 
@@ -50,6 +50,44 @@ def mean_and_interval(values: np.ndarray) -> dict[str, Any]:
     return {"mean": values.mean(0).tolist(), "ci95": (1.96 * spread / count**0.5).tolist(), "tasks": count}
 
 
+def mean_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
+    """Cross-entropy averaged over the batch: MAML's loss in Finn et al.'s experiments."""
+    return sum_cross_entropy(model, batch) / count_examples(batch)
+
+
+_LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
+
+
+def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformation) -> MetaGradient:
+    """The meta-gradient that a configuration's `algorithm` names."""
+    k = config.inner_iterations
+    settings = dict(batch_size=config.inner_batch_size, schedule=SCHEDULES[config.schedule])
+    if config.algorithm == "maml":
+        return maml(loss, optimiser, steps=k, separate_tail=config.tail > 0, **settings)
+    weights = {"joint": (1.0,), "fomaml": (0.0,) * (k - 1) + (1.0,)}.get(config.algorithm, (1.0,) * k)
+    weights = config.weights if config.algorithm == "combination" else weights
+    return gradient_combination(loss, optimiser, weights, separate_tail=config.tail > 0, **settings)
+
+
+def _outer(config: Any) -> optax.GradientTransformation:
+    """Annealed SGD as in the paper, or Adam as MAML has it, with `outer_step_size` as its learning rate."""
+    if config.outer_optimiser == "adam":
+        return optax.adam(config.outer_step_size)
+    return annealed_sgd(config.outer_step_size, config.outer_iterations)
+
+
+def _check(config: Any, algorithms: tuple[str, ...]) -> None:
+    """What both experiments ask of their settings; raises `ValueError` naming the first that is impossible."""
+    _require("algorithm", config.algorithm, config.algorithm in algorithms, " or ".join(algorithms))
+    _require("schedule", config.schedule, config.schedule in SCHEDULES, " or ".join(SCHEDULES))
+    _require("outer_optimiser", config.outer_optimiser, config.outer_optimiser in ("sgd", "adam"), "sgd or adam")
+    _require("eval_tasks", config.eval_tasks, config.eval_tasks >= 2, "2 or more, to have an interval")
+    for field in ("inner_batch_size", "inner_iterations", "meta_batch_size"):
+        _require(field, getattr(config, field), getattr(config, field) >= 1, "1 or more")
+    if config.algorithm == "joint":
+        _require("inner_iterations", config.inner_iterations, config.inner_iterations == 1, "1 for joint training")
+
+
 def _require(what: str, given: Any, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"`{what}` is {given!r}; expected {expected}")
@@ -57,19 +95,23 @@ def _require(what: str, given: Any, holds: bool, expected: str) -> None:
 
 @dataclass(frozen=True)
 class SineRegression:
-    """Section 4: regression on sine waves. The defaults are the paper's.
+    """Section 4: regression on sine waves. The defaults are the paper's Reptile.
 
-    `algorithm` is "reptile", "joint" (training on the expected loss: one step on all 50 points) or "random"
-    (no training). One pass over a task's 50 points is `inner_iterations` steps of `inner_batch_size` points.
+    `algorithm` is "reptile", "joint" (training on the expected loss), "fomaml", "maml" or "random" (no training).
+    With `training_points` = 0 a training task is the 50 equally spaced points of its wave, which five batches of ten
+    pass over once; otherwise it is that many random points, and the 50 are FOMAML's and MAML's last batch.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "inner_step_size", "outer_step_size")
-    measured: ClassVar[tuple[str, ...]] = ("eval_tasks", "eval_inner_iterations", "shown_task")
+    measured: ClassVar[tuple[str, ...]] = ("eval_tasks", "eval_inner_iterations", "eval_step_size", "shown_task")
 
     algorithm: str = "reptile"
+    training_points: int = 0
     inner_step_size: Number = 0.02
     inner_batch_size: int = 10
     inner_iterations: int = 5
+    schedule: str = "cycle"
+    outer_optimiser: str = "sgd"
     outer_step_size: Number = 0.1
     outer_iterations: int = 30_000
     meta_batch_size: int = 1
@@ -78,12 +120,20 @@ class SineRegression:
     curve_tasks: int = 100
     eval_tasks: int = 1000
     eval_inner_iterations: int = 32
+    eval_step_size: float = 0.02
     shown_task: int = 0
 
     def __post_init__(self):
-        _require("algorithm", self.algorithm, self.algorithm in ("reptile", "joint", "random"), "reptile, joint or random")
+        _check(self, ("reptile", "joint", "fomaml", "maml", "random"))
         _require("outer_iterations", self.outer_iterations, self.outer_iterations >= 0, "0 or more")
-        _require("eval_tasks", self.eval_tasks, self.eval_tasks >= 2, "2 or more, to have an interval")
+        last_apart = self.algorithm in ("fomaml", "maml")
+        _require("training_points", self.training_points, (self.training_points > 0) == last_apart,
+                 "points to adapt to for FOMAML and MAML, and 0 for the others")  # fmt: skip
+
+    @property
+    def tail(self) -> int:
+        """How many examples the last batch has that are set apart for it."""
+        return 50 if self.training_points else 0
 
     @property
     def name(self) -> str:
@@ -92,15 +142,14 @@ class SineRegression:
 
     def learner(self, shared: None = None) -> Learner:
         """The training that this configuration describes."""
-        batch, steps = (50, 1) if self.algorithm == "joint" else (self.inner_batch_size, self.inner_iterations)
-        gradient = reptile(mean_squared_error, optax.sgd(self.inner_step_size), steps=steps, batch_size=batch)
-        outer = annealed_sgd(self.outer_step_size, self.outer_iterations)
-        return Learner(sine_network, SineWaves(spaced=True), gradient, outer, self.meta_batch_size)
+        tasks = SineWaves(points=self.training_points) if self.training_points else SineWaves(spaced=True)
+        gradient = _gradient(self, mean_squared_error, optax.sgd(self.inner_step_size))
+        return Learner(sine_network, tasks, gradient, _outer(self), self.meta_batch_size)
 
     def measurements(self, shared: None = None, *, final: bool) -> tuple[Measurement, ...]:
         """Eq. 8 against the number of gradient steps; at the end also the figure's task, curve by curve."""
         tasks = SineWaves(points=10)
-        optimiser = optax.sgd(self.inner_step_size)
+        optimiser = optax.sgd(self.eval_step_size)
 
         def losses(state, key):
             task = tasks(key)
@@ -138,23 +187,35 @@ class SineRegression:
 
 @dataclass(frozen=True)
 class FewShotClassification:
-    """Section 6.1: N-way classification, trained once and evaluated at several shots. Defaults: Table 3, 5-way.
+    """Section 6: N-way classification, trained once and evaluated at several shots. Defaults: Table 3, 5-way.
 
     Classes are shuffled by the seed and split into `train_classes` for training, each also turned by 90°, 180°
     and 270°, and the rest for evaluation, unturned. `dataset` names the images that are passed as `shared`.
+
+    `algorithm` is "reptile", "joint", "fomaml", "maml", or "combination" with the given `weights`, one for each inner
+    iteration. Of the `training_shots`, `tail` are set aside for the last batch (a separate tail; 0: shared).
+    `optimiser` is "adam" (β₁ = `adam_b1`, rolling state unless `reset_optimiser`) or "sgd", `loss` "sum" or "mean".
     """
 
-    numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size")
+    numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "weights")
     measured: ClassVar[tuple[str, ...]] = ("eval_shots", "eval_tasks", "eval_inner_iterations", "eval_inner_batch_size")
 
     dataset: str = "omniglot"
     train_classes: int = 1200
     ways: int = 5
+    algorithm: str = "reptile"
+    weights: tuple[float, ...] | Float[Array, " k"] = ()
+    tail: int = 0
+    optimiser: str = "adam"
+    adam_b1: float = 0.0
+    reset_optimiser: bool = False
+    loss: str = "sum"
     learning_rate: Number = 1e-3
     inner_batch_size: int = 10
     inner_iterations: int = 5
     schedule: str = "cycle"
     training_shots: int = 10
+    outer_optimiser: str = "sgd"
     outer_step_size: Number = 1.0
     outer_iterations: int = 100_000
     meta_batch_size: int = 5
@@ -167,16 +228,28 @@ class FewShotClassification:
     eval_inner_batch_size: int = 5
 
     def __post_init__(self):
-        _require("schedule", self.schedule, self.schedule in SCHEDULES, " or ".join(SCHEDULES))
-        _require("eval_tasks", self.eval_tasks, self.eval_tasks >= 2, "2 or more, to have an interval")
-        for field in ("ways", "training_shots", "inner_batch_size", "inner_iterations", "outer_iterations",
-                      "meta_batch_size", "eval_inner_iterations", "eval_inner_batch_size"):  # fmt: skip
+        _check(self, ("reptile", "joint", "fomaml", "maml", "combination"))
+        for field in ("ways", "training_shots", "outer_iterations", "eval_inner_iterations", "eval_inner_batch_size"):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "1 or more")
+        _require("optimiser", self.optimiser, self.optimiser in ("adam", "sgd"), "adam or sgd")
+        _require("loss", self.loss, self.loss in _LOSSES, " or ".join(_LOSSES))
+        _require("tail", self.tail, 0 <= self.tail < self.training_shots,
+                 f"fewer than the {self.training_shots} training shots it is taken from")  # fmt: skip
+        if self.algorithm in ("reptile", "joint"):
+            _require("tail", self.tail, self.tail == 0, f"0, as {self.algorithm} has no last batch of its own")
+        wanted = self.inner_iterations if self.algorithm == "combination" else 0
+        _require("weights", self.weights, len(self.weights) == wanted,
+                 f"{wanted} numbers, one for each inner iteration of a combination")  # fmt: skip
 
     @property
     def name(self) -> str:
         """What the run is called in the store."""
-        return f"{self.dataset}-{self.ways}way-reptile-{self.outer_iterations}-seed{self.seed}"
+        return f"{self.dataset}-{self.ways}way-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
+
+    def _optimiser(self) -> optax.GradientTransformation:
+        if self.optimiser == "sgd":
+            return optax.sgd(self.learning_rate)
+        return reference_adam(self.learning_rate, b1=self.adam_b1)
 
     def _tasks(self, images, *, training: bool, shots: int, queries: int) -> FewShot:
         order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(self.seed), 1), images.shape[0])
@@ -185,18 +258,12 @@ class FewShotClassification:
 
     def learner(self, shared: ImagesByClass) -> Learner:
         """The training that this configuration describes, on images by class."""
-        gradient = reptile(
-            sum_cross_entropy,
-            reference_adam(self.learning_rate),
-            steps=self.inner_iterations,
-            batch_size=self.inner_batch_size,
-            schedule=SCHEDULES[self.schedule],
-        )
+        gradient = _gradient(self, _LOSSES[self.loss], self._optimiser())
         return Learner(
             lambda key: OmniglotNetwork(self.ways, key=key),
-            self._tasks(shared, training=True, shots=self.training_shots, queries=0),
-            gradient,
-            annealed_sgd(self.outer_step_size, self.outer_iterations),
+            self._tasks(shared, training=True, shots=self.training_shots - self.tail, queries=self.tail),
+            resetting(gradient) if self.reset_optimiser else gradient,
+            _outer(self),
             self.meta_batch_size,
         )
 
@@ -209,8 +276,8 @@ class FewShotClassification:
             def accuracy(state, key):
                 task_key, batch_key = jax.random.split(key)
                 return few_shot_accuracy(
-                    sum_cross_entropy,
-                    reference_adam(self.learning_rate),
+                    _LOSSES[self.loss],
+                    self._optimiser(),
                     state.model,
                     state.inner,
                     tasks(task_key),
@@ -228,6 +295,11 @@ class FewShotClassification:
 
 
 def same_program(config: Any) -> Any:
-    """The configuration with its `numbers` at their defaults: equal for runs that one compiled program can train."""
+    """The configuration with its `numbers` blanked: equal for runs that one compiled program can train."""
+
+    def blank(value):
+        return (0.0,) * len(value) if isinstance(value, tuple) else type(value)(0)
+
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{name: defaults[name] for name in config.numbers})
+    blanks = {name: blank(getattr(config, name) if defaults[name] == () else defaults[name]) for name in config.numbers}
+    return dataclasses.replace(config, **blanks)

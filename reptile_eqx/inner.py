@@ -14,13 +14,26 @@ from .tasks import Examples
 Loss = Callable[[PyTree, Examples], Float[Array, ""]]
 
 
+class Adapted(NamedTuple):
+    """What the inner loop leaves: the adapted model φ̃, the optimiser's state after it, each step's loss before that
+    step, shape `(steps,)`, and the weighted sum of its updates where weights were given."""
+
+    model: PyTree
+    state: PyTree
+    losses: Float[Array, " steps"]
+    update: PyTree | None
+
+
 def adapt(
     loss: Loss,
     optimiser: optax.GradientTransformation,
     model: PyTree,
     state: PyTree,
     batches: Examples,
-) -> tuple[PyTree, PyTree, Float[Array, " steps"]]:
+    *,
+    weights: Float[Array, " steps"] | None = None,
+    checkpoint: bool = False,
+) -> Adapted:
     """Take one optimiser step per mini-batch: φ_{i+1} = φ_i - u_i (Algorithm 1; eq. 10 with SGD).
 
     **Arguments:**
@@ -30,19 +43,27 @@ def adapt(
     - `model`: any pytree; its floating-point arrays are trained.
     - `state`: the optimiser's state to start from (`start_optimiser`); rolling state is carried by the caller.
     - `batches`: examples with leading axes `(steps, batch)`, as `tasks.minibatches` makes them.
+    - `weights`: w_i, to have Σ w_i u_i as well.
+    - `checkpoint`: when differentiated, keep only each step's parameters and recompute the rest.
 
-    **Returns:** the adapted model, the optimiser's state after it, and each step's loss before that step.
+    **Returns:** an `Adapted`.
     """
     parameters, rest = eqx.partition(model, eqx.is_inexact_array)
 
-    def step(carry, batch):
-        parameters, state = carry
+    def step(carry, batch_and_weight):
+        batch, weight = batch_and_weight
+        parameters, state, total = carry
         value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, rest), batch))(parameters)
         updates, state = optimiser.update(gradient, state, parameters)
-        return (optax.apply_updates(parameters, updates), state), value
+        if weight is not None:
+            # optax adds its updates, so u_i is their negative.
+            total = jax.tree.map(lambda t, u: t - weight.astype(u.dtype) * u, total, updates)
+        return (optax.apply_updates(parameters, updates), state, total), value
 
-    (parameters, state), losses = jax.lax.scan(step, (parameters, state), batches)
-    return eqx.combine(parameters, rest), state, losses
+    total = None if weights is None else jax.tree.map(jnp.zeros_like, parameters)
+    step = jax.checkpoint(step) if checkpoint else step
+    (parameters, state, total), losses = jax.lax.scan(step, (parameters, state, total), (batches, weights))
+    return Adapted(eqx.combine(parameters, rest), state, losses, total)
 
 
 def start_optimiser(optimiser: optax.GradientTransformation, model: PyTree) -> PyTree:
@@ -79,11 +100,16 @@ def reference_adam(
         t = count.astype(jnp.result_type(float))
         rate = learning_rate * jnp.sqrt(1 - b2**t) / (1 - b1**t if b1 else 1.0)
         updates = jax.tree.map(
-            lambda m, v: (-rate * m / (jnp.sqrt(v) + eps)).astype(m.dtype), mean if b1 else gradient, square
+            lambda m, v: (-rate * m / (_sqrt(v) + eps)).astype(m.dtype), mean if b1 else gradient, square
         )
         return updates, RollingAdamState(count, mean, square)
 
     return optax.GradientTransformation(init, update)
+
+
+def _sqrt(v):
+    """√v whose derivative at 0 is 0 rather than infinite, for MAML through Adam where a gradient vanishes."""
+    return jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
 
 
 def sum_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:

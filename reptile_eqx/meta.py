@@ -1,19 +1,32 @@
 """Meta-gradients: what an algorithm does with the k updates that the inner loop makes on a task.
 
+From φ the inner loop takes k steps and gives k updates u_i = φ_i - φ_{i+1}; with SGD, u_i = α·g_i (eq. 10). The
+meta-gradient is Σ w_i u_i:
+
+| w | algorithm |
+|---|---|
+| (1, 0, …, 0) | joint training on the expected loss |
+| (0, …, 0, 1) | first-order MAML |
+| (1, 1, …, 1) | Reptile: the sum telescopes to φ - φ̃ |
+| any other | the combinations of Section 6.2 |
+
+MAML alone needs the derivative through the inner loop.
+
 A meta-gradient is a pair of pure functions, like an optax transformation: `start(model)` gives the inner
 optimiser's state, `estimate(model, state, task, key)` the direction for the outer optimiser on one task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .inner import Loss, adapt, start_optimiser
-from .tasks import Task, cycle, minibatches
+from .tasks import Examples, Task, count_examples, cycle, minibatches
 
 
 class MetaGradient(NamedTuple):
@@ -27,6 +40,45 @@ class MetaGradient(NamedTuple):
     estimate: Callable[[PyTree, PyTree, Task, PRNGKeyArray], tuple[PyTree, PyTree, Float[Array, ""]]]
 
 
+def gradient_combination(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    weights: Sequence[float] | Float[Array, " k"],
+    *,
+    batch_size: int,
+    schedule: Callable = cycle,
+    separate_tail: bool = False,
+    step_size: float | Float[Array, ""] | None = None,
+) -> MetaGradient:
+    """Any weighted sum Σ w_i u_i of the inner loop's k updates (Section 6.2).
+
+    **Arguments:**
+
+    - `loss`: maps a model and a batch to a scalar.
+    - `optimiser`: the inner loop's optax transformation.
+    - `weights`: w, one for each of the k inner steps; plain numbers or an array.
+    - `batch_size`: examples in each inner mini-batch.
+    - `schedule`: how mini-batches are cut from the task's support: `tasks.cycle` or `tasks.replacement`.
+    - `separate_tail`: whether the last batch is the task's whole query, set aside from the rest (Section 6.3);
+      otherwise it comes from the support like the others (*shared tail*).
+    - `step_size`: α, to have Σ w_i u_i / α, which with SGD is Σ w_i g_i (eq. 40; Sections 3 and 5.1).
+
+    **Returns:** a `MetaGradient`; raises `ValueError` for no weights, for empty batches, and, when a task comes
+    without the query that a separate tail needs.
+    """
+    steps = len(weights)
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"the inner loop needs at least 1 step and 1 example a batch, not {steps} and {batch_size}")
+    scale = 1.0 if step_size is None else 1.0 / step_size
+
+    def estimate(model, state, task, key):
+        groups = _batches(task, schedule, key, batch_size, steps, separate_tail)
+        direction, state, losses = _weighted_updates(loss, optimiser, model, state, groups, weights)
+        return jax.tree.map(lambda u: scale * u, direction), state, losses.mean()
+
+    return MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)
+
+
 def reptile(
     loss: Loss,
     optimiser: optax.GradientTransformation,
@@ -34,36 +86,125 @@ def reptile(
     steps: int,
     batch_size: int,
     schedule: Callable = cycle,
-    step_size: float | None = None,
+    step_size: float | Float[Array, ""] | None = None,
 ) -> MetaGradient:
-    """Reptile's meta-gradient φ - φ̃, with φ̃ = U^k(φ) (Algorithm 1).
+    """Reptile's meta-gradient φ - φ̃, with φ̃ = U^k(φ) and k = `steps` (Algorithm 1): all weights 1.
 
-    **Arguments:**
-
-    - `loss`: maps a model and a batch to a scalar.
-    - `optimiser`: the inner loop's optax transformation.
-    - `steps`: k. With k = 1 and SGD this is joint training on the expected loss (eqs. 6-7).
-    - `batch_size`: examples in each inner mini-batch.
-    - `schedule`: how mini-batches are cut from the task's support: `tasks.cycle` or `tasks.replacement`.
-    - `step_size`: α, to have (φ - φ̃)/α, the definition natural for SGD (Sections 3 and 5.1).
-
-    **Returns:** a `MetaGradient`; raises `ValueError` for fewer than one step or one example a batch.
+    The other arguments are `gradient_combination`'s.
     """
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"the inner loop needs at least 1 step and 1 example a batch, not {steps} and {batch_size}")
-    scale = 1.0 if step_size is None else 1.0 / step_size
+    return gradient_combination(
+        loss, optimiser, (1.0,) * steps, batch_size=batch_size, schedule=schedule, step_size=step_size
+    )
 
-    def estimate(model, state, task, key):
-        batches = minibatches(schedule, key, task.support, batch_size, steps)
-        adapted, state, losses = adapt(loss, optimiser, model, state, batches)
-        before, after = (eqx.filter(m, eqx.is_inexact_array) for m in (model, adapted))
-        return jax.tree.map(lambda a, b: scale * (a - b), before, after), state, losses.mean()
 
-    return MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)
+def fomaml(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    batch_size: int,
+    schedule: Callable = cycle,
+    separate_tail: bool = True,
+    step_size: float | Float[Array, ""] | None = None,
+) -> MetaGradient:
+    """First-order MAML: the last of the inner loop's k = `steps` updates, all weights 0 but the last 1 (eq. 38).
+
+    The other arguments are `gradient_combination`'s.
+    """
+    weights = (0.0,) * (steps - 1) + (1.0,) * min(steps, 1)
+    return gradient_combination(
+        loss,
+        optimiser,
+        weights,
+        batch_size=batch_size,
+        schedule=schedule,
+        separate_tail=separate_tail,
+        step_size=step_size,
+    )
 
 
 def joint_training(
     loss: Loss, optimiser: optax.GradientTransformation, *, batch_size: int, schedule: Callable = cycle
 ) -> MetaGradient:
-    """Training on the expected loss over tasks, E[L_τ]: Reptile with a single inner step (eqs. 6-7)."""
-    return reptile(loss, optimiser, steps=1, batch_size=batch_size, schedule=schedule)
+    """Training on the expected loss over tasks, E[L_τ]: a single inner step, weights (1,) (eqs. 6-7)."""
+    return gradient_combination(loss, optimiser, (1.0,), batch_size=batch_size, schedule=schedule)
+
+
+def maml(
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    *,
+    steps: int,
+    batch_size: int,
+    schedule: Callable = cycle,
+    separate_tail: bool = True,
+) -> MetaGradient:
+    """MAML: ∂L_k(φ_k)/∂φ, differentiated through the inner loop's first k - 1 steps (eqs. 3-4, 17-21).
+
+    `steps` is k, the batches a task is cut into, the last of which only judges, so that `fomaml` with the same `steps`
+    uses the same batches: MAML as usually counted takes `steps - 1` inner steps. Activations of one inner step at a
+    time are kept and the others recomputed, so memory does not grow with k but for the parameters. The other
+    arguments are `gradient_combination`'s.
+    """
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"MAML needs at least 1 batch and 1 example in each, not {steps} and {batch_size}")
+
+    def estimate(model, state, task, key):
+        *before, last = _batches(task, schedule, key, batch_size, steps, separate_tail)
+        if not separate_tail:
+            before, last = [jax.tree.map(lambda leaf: leaf[:-1], last)], jax.tree.map(lambda leaf: leaf[-1:], last)
+        parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+
+        def judged(parameters):
+            adapted, rolled, losses = eqx.combine(parameters, rest), state, []
+            for batches in before:
+                adapted, rolled, seen, _ = adapt(loss, optimiser, adapted, rolled, batches, checkpoint=True)
+                losses.append(seen)
+            value = loss(adapted, jax.tree.map(lambda leaf: leaf[0], last))
+            return value, (rolled, jnp.concatenate([*losses, value[None]]).mean())
+
+        gradient, (rolled, mean) = jax.grad(judged, has_aux=True)(parameters)
+        return gradient, rolled, mean
+
+    return MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)
+
+
+def resetting(gradient: MetaGradient) -> MetaGradient:
+    """The same with the inner optimiser's state fresh for every task, against which Section 6.1 never resets it."""
+
+    def estimate(model, state, task, key):
+        direction, _, loss = gradient.estimate(model, gradient.start(model), task, key)
+        return direction, state, loss
+
+    return MetaGradient(gradient.start, estimate)
+
+
+def _batches(
+    task: Task, schedule: Callable, key: PRNGKeyArray, batch_size: int, steps: int, separate_tail: bool
+) -> list[Examples]:
+    """A task's k mini-batches in groups of one shape, each with leading axes `(steps, batch)`."""
+    if not separate_tail:
+        return [minibatches(schedule, key, task.support, batch_size, steps)]
+    if task.query is None or count_examples(task.query) == 0:
+        raise ValueError("a separate tail is a task's query, and these tasks have none: set examples aside for it")
+    tail = jax.tree.map(lambda leaf: leaf[None], task.query)
+    return [minibatches(schedule, key, task.support, batch_size, steps - 1), tail] if steps > 1 else [tail]
+
+
+def _weighted_updates(loss, optimiser, model, state, groups, weights):
+    """Σ w_i u_i over the mini-batches of all groups, the optimiser's state after them, and every step's loss."""
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    # Equal weights telescope to w·(φ - φ̃), which saves a pass over the parameters each step.
+    telescopes = isinstance(weights, Sequence) and len(set(weights)) == 1
+    adapted, total, losses, done = model, jax.tree.map(jnp.zeros_like, parameters), [], 0
+    for batches in groups:
+        count = count_examples(batches)
+        own = None if telescopes else jnp.asarray(weights)[done : done + count]
+        adapted, state, seen, update = adapt(loss, optimiser, adapted, state, batches, weights=own)
+        total = total if telescopes else jax.tree.map(jnp.add, total, update)
+        losses.append(seen)
+        done += count
+    if telescopes:
+        after = eqx.filter(adapted, eqx.is_inexact_array)
+        total = jax.tree.map(lambda a, b: weights[0] * (a - b), parameters, after)
+    return total, state, jnp.concatenate(losses)

@@ -77,9 +77,9 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
             line = record.results["shown"]["predictions"][0]
             axes.plot(x, line, STYLES.get(name, "-"), color=COLOURS.get(name, PURPLE), label=None if i else name)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set(xlabel="x", ylabel="f(x) before adaptation", ylim=(-5, 5))
+    axes.set(xlabel="x", ylabel="f(x) before adaptation", ylim=(-1, 1))
     axes.legend(frameon=False)
-    axes.set_title("The initialisations themselves" + (f"\n({note})" if note else ""), fontsize=10)
+    axes.set_title("The initialisations themselves, one line a training seed (waves reach ±5)" + (f"\n({note})" if note else ""), fontsize=10)
     axes.grid(alpha=0.25)
     return figure
 

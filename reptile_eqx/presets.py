@@ -62,9 +62,11 @@ _SINE = {
     "quick": {},
     "paper": {},
 }
+# Joint training steps on all 50 points at once.
+_SINE_ALGORITHMS = {"joint": dict(inner_batch_size=50, inner_iterations=1)}
 _OMNIGLOT = {
     "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4, eval_inner_iterations=5),
-    "quick": dict(outer_iterations=2000, curve_points=5, curve_tasks=50, eval_tasks=400),
+    "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": {},
 }
 _SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
@@ -88,6 +90,7 @@ def sine_runs(
     settings = _scaled(_SINE, profile, outer_iterations)
     if algorithm == "random":
         settings |= dict(outer_iterations=0, curve_points=0)
+    settings = _SINE_ALGORITHMS.get(algorithm, {}) | settings
     return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
 
 

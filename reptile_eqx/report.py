@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -69,7 +70,9 @@ def save_figure(
     for kind in ("png", "svg"):
         path = folder / f"{name}.{kind}"
         partial = folder / f"{name}.part.{kind}"
-        figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
+        # Without date and random ids, the same figure is the same file.
+        with matplotlib.rc_context({"svg.hashsalt": name}):
+            figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         partial.replace(path)
         paths.append(path)
     return [*paths, _save_json(folder, name, records, more)]

@@ -97,8 +97,7 @@ class Programs:
         numbers = {}
         for name in self._example.numbers:
             whole = isinstance(getattr(self._example, name), int)
-            dtype = np.uint32 if whole else jnp.result_type(float)
-            numbers[name] = np.asarray(getattr(training.config, name), dtype)
+            numbers[name] = np.asarray(getattr(training.config, name), np.uint32 if whole else jnp.result_type(float))
         return {"numbers": numbers, "state": training.state}
 
     def _configured(self, unit):

@@ -22,7 +22,7 @@ def trained():
     model = OmniglotNetwork(3, key=jax.random.key(0))
     tasks = distribution()
     batches = minibatches(cycle, jax.random.key(1), tasks(jax.random.key(2)).support, 5, 8)
-    model, state, _ = one_step(model, start_optimiser(OPTIMISER, model), batches)
+    model, state, *_ = one_step(model, start_optimiser(OPTIMISER, model), batches)
     return model, state
 
 
@@ -46,7 +46,7 @@ one_step = jax.jit(lambda model, state, batch: adapt(sum_cross_entropy, OPTIMISE
 def slowly(model, state, task, key):
     batches = minibatches(cycle, key, task.support, 5, 4)
     for i in range(4):
-        model, state, _ = one_step(model, state, jax.tree.map(lambda leaf: leaf[i : i + 1], batches))  # noqa: B023
+        model, state, *_ = one_step(model, state, jax.tree.map(lambda leaf: leaf[i : i + 1], batches))  # noqa: B023
     x, labels = task.query
     transductive = [int(row.argmax()) for row in logits(model, x)]
     alone = [int(logits(model, jnp.concatenate([task.support[0], x[i : i + 1]]))[-1].argmax()) for i in range(3)]
@@ -70,8 +70,8 @@ def test_adaptation_starts_from_the_trained_adam_state_and_leaves_it_alone(train
     before = jax.tree.map(np.array, state)
     task = distribution()(jax.random.key(9))
     batches = minibatches(cycle, jax.random.key(9), task.support, 5, 4)
-    from_trained, _, _ = adapt(sum_cross_entropy, OPTIMISER, model, state, batches)
-    from_fresh, _, _ = adapt(sum_cross_entropy, OPTIMISER, model, start_optimiser(OPTIMISER, model), batches)
+    from_trained, _, *_ = adapt(sum_cross_entropy, OPTIMISER, model, state, batches)
+    from_fresh, _, *_ = adapt(sum_cross_entropy, OPTIMISER, model, start_optimiser(OPTIMISER, model), batches)
     assert jnp.abs(from_trained.head - from_fresh.head).max() > 1e-4
     accuracy(trained, task, jax.random.key(9))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True))
@@ -104,7 +104,7 @@ def test_adaptation_watches_the_model_before_and_after_every_step():
     state = start_optimiser(optimiser, model)
     for _ in range(3):
         everything = jax.tree.map(lambda leaf: leaf[None], task.support)
-        model, state, _ = adapt(mean_squared_error, optimiser, model, state, everything)
+        model, state, *_ = adapt(mean_squared_error, optimiser, model, state, everything)
         by_hand.append(mean_squared_error(model, task.query))
     np.testing.assert_allclose(watched, by_hand, rtol=1e-4)
 

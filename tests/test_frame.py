@@ -68,3 +68,13 @@ def test_notebooks_are_committed_without_outputs_and_with_one_parameters_cell():
         assert not any(cell.outputs or cell.execution_count for cell in code), path
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1, path
         assert sum(cell.cell_type == "markdown" for cell in cells) >= 4, path
+
+
+def test_the_readmes_tables_are_the_committed_files():
+    """As committed: a run of one's own replaces the files, not the README."""
+    git = ["git", "-C", str(ROOT)]
+    listed = subprocess.run([*git, "ls-files", "figures/*.md"], capture_output=True, text=True, check=True).stdout
+    assert listed.split()
+    for name in listed.split():
+        shown = subprocess.run([*git, "show", f":{name}"], capture_output=True, text=True, check=True).stdout
+        assert shown in README, f"{name} differs from what the README shows"

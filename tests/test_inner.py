@@ -52,10 +52,10 @@ def leaves(model):
 def test_adam_state_rolls_from_call_to_call():
     model, optimiser, (x, y) = linear(), reference_adam(0.01), batches(6)
     fresh = start_optimiser(optimiser, model)
-    whole, end, losses = adapt(mean_squared_error, optimiser, model, fresh, (x, y))
-    half, middle, _ = adapt(mean_squared_error, optimiser, model, fresh, (x[:3], y[:3]))
-    continued, end_again, _ = adapt(mean_squared_error, optimiser, half, middle, (x[3:], y[3:]))
-    reset, _, _ = adapt(mean_squared_error, optimiser, half, fresh, (x[3:], y[3:]))
+    whole, end, losses, _ = adapt(mean_squared_error, optimiser, model, fresh, (x, y))
+    half, middle, *_ = adapt(mean_squared_error, optimiser, model, fresh, (x[:3], y[:3]))
+    continued, end_again, *_ = adapt(mean_squared_error, optimiser, half, middle, (x[3:], y[3:]))
+    reset, _, *_ = adapt(mean_squared_error, optimiser, half, fresh, (x[3:], y[3:]))
     for a, b, c in zip(leaves(whole), leaves(continued), leaves(reset), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
         assert jnp.abs(a - c).max() > 1e-4
@@ -66,7 +66,7 @@ def test_adam_state_rolls_from_call_to_call():
 def test_sgd_steps_are_the_hand_made_ones_and_keep_the_rest_of_the_model():
     model, (x, y) = linear(), batches(4)
     optimiser = optax.sgd(0.1)
-    adapted, _, losses = adapt(mean_squared_error, optimiser, model, start_optimiser(optimiser, model), (x, y))
+    adapted, _, losses, _ = adapt(mean_squared_error, optimiser, model, start_optimiser(optimiser, model), (x, y))
     by_hand = model
     for i in range(4):
         value, gradient = eqx.filter_value_and_grad(mean_squared_error)(by_hand, (x[i], y[i]))
@@ -90,7 +90,7 @@ def test_cross_entropy_is_summed_and_squared_error_averaged():
 def test_precision_is_the_callers(x64):
     with jax.enable_x64(x64):
         model, optimiser = linear(), reference_adam(0.01)
-        adapted, state, _ = adapt(
+        adapted, state, *_ = adapt(
             mean_squared_error, optimiser, model, start_optimiser(optimiser, model), batches(2)
         )
         expected = jnp.float64 if x64 else jnp.float32

@@ -13,10 +13,14 @@ from reptile_eqx import (
     Task,
     annealed_sgd,
     cycle,
+    fomaml,
+    gradient_combination,
     joint_training,
+    maml,
     mean_squared_error,
     minibatches,
     reference_adam,
+    replacement,
     reptile,
     start,
     train,
@@ -178,3 +182,126 @@ def test_a_meta_batch_is_the_mean_over_its_tasks():
             g, _, _ = gradient.estimate(begun.model, begun.inner, TASKS(task_key), batch_key)
             adapted.append(minus(leaves(begun.model), leaves(g)))
         close(leaves(after.model), [np.mean(w, 0) for w in zip(*adapted, strict=True)], rtol=1e-9, atol=1e-12)
+
+
+def with_query(key):
+    """Tasks of ten points, four of them set aside."""
+    x, y = TASKS(key).support
+    return Task((x[:6], y[:6]), (x[6:], y[6:]))
+
+
+def estimate(gradient, model, task, key):
+    return leaves(gradient.estimate(model, gradient.start(model), task, key)[0])
+
+
+@pytest.mark.parametrize("schedule", [cycle, replacement])
+@pytest.mark.parametrize("separate_tail", [False, True])
+def test_reptile_fomaml_and_joint_training_are_three_weight_vectors(schedule, separate_tail):
+    model, task, key = network(jax.random.key(0)), with_query(jax.random.key(1)), jax.random.key(2)
+    settings = dict(batch_size=4, schedule=schedule)
+
+    def combined(weights, tail=False):
+        g = gradient_combination(mean_squared_error, optax.sgd(0.1), weights, separate_tail=tail, **settings)
+        return estimate(g, model, task, key)
+
+    def by(algorithm, **more):
+        return estimate(algorithm(mean_squared_error, optax.sgd(0.1), **settings, **more), model, task, key)
+
+    close(by(reptile, steps=3), combined(jnp.array([1.0, 1.0, 1.0])), rtol=1e-4, atol=1e-6)
+    close(by(joint_training), combined((1.0,)), rtol=0)
+    one_of_three = combined((1.0, 0.0, 0.0))
+    if schedule is cycle:
+        close(one_of_three, combined((1.0,)), rtol=1e-5, atol=1e-7)
+    fo = by(fomaml, steps=3, separate_tail=separate_tail)
+    close(fo, combined((0.0, 0.0, 1.0), separate_tail), rtol=0)
+    total = [sum(u) for u in zip(*(combined(tuple(np.eye(3)[i]), separate_tail) for i in range(3)), strict=True)]
+    close(total, combined((1.0, 1.0, 1.0), separate_tail), rtol=1e-4, atol=1e-6)
+    mixed = minus(combined((3.0, 0.0, 0.0), separate_tail), combined((0.0, 0.0, 2.0), separate_tail))
+    close(mixed, combined((3.0, 0.0, -2.0), separate_tail), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("separate_tail", [False, True])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_fomaml_is_the_gradient_at_the_last_iterate_on_the_last_batch(k, separate_tail):
+    """Eq. 38; the separate tail is the whole query, the shared one the k-th batch of the support."""
+    with jax.enable_x64(True):
+        model, task, key = network(jax.random.key(0)), with_query(jax.random.key(1)), jax.random.key(2)
+        g = fomaml(mean_squared_error, optax.sgd(0.1), steps=k, batch_size=2, separate_tail=separate_tail, step_size=0.1)
+        at, (before, last) = model, hand_cut(task, key, k, 2, separate_tail)
+        for batch in before:
+            gradient = eqx.filter_grad(mean_squared_error)(at, batch)
+            at = eqx.apply_updates(at, jax.tree.map(lambda leaf: -0.1 * leaf, gradient))
+        expected = leaves(eqx.filter_grad(mean_squared_error)(at, last))
+        close(estimate(g, model, task, key), expected, rtol=1e-8, atol=1e-10)
+
+
+def hand_cut(task, key, k, batch_size, separate_tail):
+    """The batches before the last, and the last."""
+    if separate_tail:
+        x, y = minibatches(cycle, key, task.support, batch_size, k - 1) if k > 1 else ((), ())
+        return list(zip(x, y, strict=True)), task.query
+    x, y = minibatches(cycle, key, task.support, batch_size, k)
+    return list(zip(x[:-1], y[:-1], strict=True)), (x[-1], y[-1])
+
+
+def unrolled(model, before, last, stop=lambda g: g, alpha=0.1):
+    """MAML's loss as a function of φ, with the inner loop written out."""
+
+    def judged(parameters):
+        at = parameters
+        for batch in before:
+            gradient = stop(jax.grad(lambda p: mean_squared_error(eqx.combine(p, still), batch))(at))  # noqa: B023
+            at = jax.tree.map(lambda p, g: p - alpha * g, at, gradient)
+        return mean_squared_error(eqx.combine(at, still), last)
+
+    parameters, still = eqx.partition(model, eqx.is_inexact_array)
+    return judged, parameters
+
+
+@pytest.mark.parametrize("separate_tail", [False, True])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_maml_is_the_unrolled_loops_gradient_and_finite_differences(k, separate_tail):
+    """Eqs. 17-21, to float64 rounding; and FOMAML is the same with the inner gradients held constant."""
+    with jax.enable_x64(True):
+        model, task, key = network(jax.random.key(0)), with_query(jax.random.key(1)), jax.random.key(2)
+        settings = dict(steps=k, batch_size=2, separate_tail=separate_tail)
+        g = estimate(maml(mean_squared_error, optax.sgd(0.1), **settings), model, task, key)
+        judged, parameters = unrolled(model, *hand_cut(task, key, k, 2, separate_tail))
+        close(g, jax.tree.leaves(jax.grad(judged)(parameters)), rtol=1e-9, atol=1e-12)
+        direction = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), parameters)
+        ahead, behind = (jax.tree.map(lambda p, d: p + h * d, parameters, direction) for h in (1e-6, -1e-6))  # noqa: B023
+        slope = (judged(ahead) - judged(behind)) / 2e-6
+        along = sum((a * b).sum() for a, b in zip(g, jax.tree.leaves(direction), strict=True))
+        np.testing.assert_allclose(along, slope, rtol=1e-6)
+        first_order, parameters = unrolled(
+            model, *hand_cut(task, key, k, 2, separate_tail), stop=lambda u: jax.tree.map(jax.lax.stop_gradient, u)
+        )
+        fo = estimate(fomaml(mean_squared_error, optax.sgd(0.1), step_size=0.1, **settings), model, task, key)
+        close(fo, jax.tree.leaves(jax.grad(first_order)(parameters)), rtol=1e-8, atol=1e-11)
+        if k > 1:
+            assert max(np.abs(a - b).max() for a, b in zip(fo, g, strict=True)) > 1e-3
+
+
+def test_maml_through_the_convolutions_and_through_adam_is_finite_and_right():
+    from reptile_eqx import sum_cross_entropy
+    from reptile_eqx.nn import OmniglotNetwork
+
+    x = jax.random.uniform(jax.random.key(0), (6, 28, 28, 1))
+    task = Task((x[:4], jnp.array([0, 0, 1, 1])), (x[4:], jnp.array([0, 1])))
+    model = OmniglotNetwork(2, key=jax.random.key(1))
+    for optimiser in (optax.sgd(0.01), reference_adam(1e-3)):
+        g = maml(sum_cross_entropy, optimiser, steps=3, batch_size=4)
+        gradient, _, value = jax.jit(g.estimate)(model, g.start(model), task, jax.random.key(2))
+        assert np.isfinite(value)
+        assert all(np.isfinite(leaf).all() for leaf in leaves(gradient))
+        assert jnp.abs(gradient.blocks[0].kernel).max() > 0
+
+
+@pytest.mark.parametrize("algorithm", [fomaml, maml])
+def test_what_cannot_be_is_named(algorithm):
+    with pytest.raises(ValueError, match="at least 1 "):
+        algorithm(mean_squared_error, optax.sgd(0.1), steps=0, batch_size=2)
+    g = algorithm(mean_squared_error, optax.sgd(0.1), steps=2, batch_size=2)
+    model = network(jax.random.key(0))
+    with pytest.raises(ValueError, match="these tasks have none: set examples aside"):
+        g.estimate(model, g.start(model), Task(TASKS(jax.random.key(0)).support), jax.random.key(0))
