@@ -15,8 +15,6 @@ import papermill.exceptions
 from . import datasets, places
 from .presets import PROFILES
 
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
 executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
 from its last checkpoint. A notebook that fails does not stop the others; the exit status is the number that failed.
@@ -105,7 +103,14 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
     """Execute one notebook; returns what went wrong, or nothing."""
     try:
-        papermill.execute_notebook(str(notebook), str(executed), parameters=parameters, cwd=str(notebook.parent))
+        papermill.execute_notebook(
+            str(notebook),
+            str(executed),
+            parameters=parameters,
+            cwd=str(notebook.parent),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+        )
     except papermill.exceptions.PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except (papermill.exceptions.PapermillException, nbclient.exceptions.DeadKernelError) as error:
@@ -116,15 +121,14 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
 
 
 def _forget_machine(executed: Path) -> None:
-    """Take this machine's paths and progress-bar widgets, which nothing shows later, out of an executed notebook."""
+    """Take this machine's paths and what is left of progress bars out of an executed notebook."""
     if executed.exists():
         notebook = nbformat.read(executed, 4)
-        notebook.metadata.pop("widgets", None)
         for name in ("input_path", "output_path", "parameters", "environment_variables"):
             notebook.metadata.get("papermill", {}).pop(name, None)
         for cell in notebook.cells:
             if cell.cell_type == "code":
-                cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+                cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
         nbformat.write(notebook, executed)
 
 

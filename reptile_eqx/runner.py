@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .devices import SideBySide
 from .experiments import same_program

@@ -12,7 +12,7 @@ import pooch
 import requests
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .. import places
 from .common import DataError, ImageClasses, Unavailable, cached
