@@ -101,3 +101,66 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
     axes.grid(alpha=0.25)
     return figure
+
+
+def _accuracies(records: Sequence[Record], setting: str) -> np.ndarray:
+    """Final accuracies in percent, one a seed."""
+    return np.array([100 * record.results["5-shot"][setting]["mean"] for record in finished(records)])
+
+
+def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
+    """Figure 3: learning curves of the gradient combinations, smoothed over three points; shaded: range over seeds."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    colours = dict(zip("1234", (GREY, ORANGE, GREEN, BLUE), strict=True))
+    for label, records in curves.items():
+        k = max(int(digit) for digit in label if digit.isdigit())
+        style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
+        kept = finished(records)
+        iterations = [point["iteration"] for point in kept[0].curve]
+        lines = np.array([[100 * p["5-shot"][setting]["mean"] for p in record.curve] for record in kept])
+        lines = np.apply_along_axis(_smoothed, 1, lines)
+        axes.plot(iterations, lines.mean(0), style, color=colours[str(k)], label=label)
+        axes.fill_between(iterations, lines.min(0), lines.max(0), color=colours[str(k)], alpha=0.15, linewidth=0)
+    asked = "non-transductive" if setting == "alone" else setting
+    axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy on unseen classes (%), {asked}")
+    axes.legend(frameon=False, ncols=2, fontsize=8)
+    axes.set_title("Figure 3: inner-loop gradient combinations" + (f"\n({note})" if note else ""), fontsize=10)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Mean of each point and its neighbours, fewer at the ends."""
+    padded = np.concatenate([[np.nan], values, [np.nan]])
+    return np.nanmean([padded[:-2], padded[1:-1], padded[2:]], axis=0)
+
+
+def figure_4(
+    panel: str, lines: Mapping[str, Mapping[float, Sequence[Record]]], note: str = "", setting: str = "alone"
+) -> Figure:
+    """A panel of Figure 4: final accuracy against what it sweeps; bars: standard deviation over seeds."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    looks = {
+        "Reptile": (BLUE, "-", "o"),
+        "FOMAML, shared tail, cycle": (VERMILION, "-", "s"),
+        "FOMAML, shared tail, replacement": (VERMILION, "--", "s"),
+        "FOMAML, separate tail, cycle": (GREEN, "-", "^"),
+        "FOMAML, separate tail, replacement": (GREEN, "--", "^"),
+    }
+    for line, points in lines.items():
+        colour, style, marker = looks[line]
+        values = [_accuracies(records, setting) for records in points.values()]
+        spread = [v.std(ddof=1) if v.size > 1 else 0 for v in values]
+        means = [v.mean() for v in values]
+        axes.errorbar(list(points), means, spread, color=colour, linestyle=style, marker=marker, label=line, capsize=2)
+    swept = {"4a": "inner-loop iterations", "4b": "inner-loop batch size", "4c": "outer step size"}[panel]
+    asked = "non-transductive" if setting == "alone" else setting
+    axes.set(xlabel=swept, ylabel=f"5-shot accuracy on unseen classes (%), {asked}")
+    if panel == "4b":
+        axes.text(76, axes.get_ylim()[0], " a separate tail leaves 75 images", fontsize=7, va="bottom", color=GREEN)
+    if panel == "4c":
+        axes.set_xscale("log")
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(f"Figure {panel}" + (f"\n({note})" if note else ""), fontsize=10)
+    axes.grid(alpha=0.25)
+    return figure
