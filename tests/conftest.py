@@ -6,6 +6,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook("reptile_eqx", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 2)
+if not hasattr(jax, "enable_x64"):  # older JAX has it under another name
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,243 @@
+"""Section 5: what the meta-gradients expand to, their coefficients, and the distance to solution manifolds.
+
+Parameters are a flat vector φ here, and a loss maps it and a mini-batch to a scalar (`flatten`). All of it is meant
+for float64 (`with float64():`), where an error that falls as α² can be told from rounding. Hessians enter through
+products with vectors only: the gradient of ⟨gradient, v⟩, as a convolution with a rule of its own has no forward mode.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from .inner import Loss
+from .tasks import Examples
+
+Vector = Float[Array, " parameters"]
+FlatLoss = Callable[[Vector, Examples], Float[Array, ""]]
+ALGORITHMS = ("MAML", "FOMAML", "Reptile")
+
+
+def float64() -> AbstractContextManager:
+    """A context in which JAX computes in double precision."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return jax.experimental.enable_x64()
+
+
+def flatten(loss: Loss, model: PyTree) -> tuple[Vector, FlatLoss]:
+    """A model's trainable arrays as one float64 vector φ, and its loss as a function of φ and a batch."""
+    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+    parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), parameters)
+    phi, unflatten = ravel_pytree(parameters)
+    return phi, lambda vector, batch: loss(eqx.combine(unflatten(vector), rest), batch)
+
+
+def hessian_product(loss: FlatLoss, phi: Vector, batch: Examples, vector: Vector) -> Vector:
+    """H v with H = L″(φ) on a batch: the gradient of ⟨L′(φ), v⟩."""
+    return jax.grad(lambda p: jnp.vdot(jax.grad(loss)(p, batch), vector))(phi)
+
+
+def initial_gradients(loss: FlatLoss, phi: Vector, batches: Examples) -> Float[Array, "k parameters"]:
+    """ḡ_i = L_i′(φ_1) on each of the k batches (eq. 11)."""
+    return jax.lax.map(lambda batch: jax.grad(loss)(phi, batch), batches)
+
+
+def inner_gradients(
+    loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
+) -> Float[Array, "k parameters"]:
+    """g_i = L_i′(φ_i), the gradients along SGD with step size α (eqs. 9-10)."""
+
+    def step(at, batch):
+        gradient = jax.grad(loss)(at, batch)
+        return at - alpha * gradient, gradient
+
+    return jax.lax.scan(step, phi, batches)[1]
+
+
+def expanded_gradients(
+    loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
+) -> Float[Array, "k parameters"]:
+    """ḡ_i - α H̄_i Σ_{j<i} ḡ_j, which g_i is but for O(α²) (eq. 16)."""
+    bar = initial_gradients(loss, phi, batches)
+    before = jnp.cumsum(bar, 0) - bar
+    products = jax.lax.map(lambda pair: hessian_product(loss, phi, *pair), (batches, before))
+    return bar - alpha * products
+
+
+def meta_gradients(
+    loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
+) -> dict[str, Vector]:
+    """The exact g_MAML (eqs. 17-21), g_FOMAML = g_k (eq. 38) and g_Reptile = Σ g_i (eq. 40) of one sequence of batches."""
+    gradients = inner_gradients(loss, phi, batches, alpha)
+    first, last = jax.tree.map(lambda leaf: leaf[:-1], batches), jax.tree.map(lambda leaf: leaf[-1], batches)
+
+    def judged(phi):
+        at, _ = jax.lax.scan(lambda at, batch: (at - alpha * jax.grad(loss)(at, batch), None), phi, first)
+        return loss(at, last)
+
+    return {"MAML": jax.grad(judged)(phi), "FOMAML": gradients[-1], "Reptile": gradients.sum(0)}
+
+
+def expanded_meta_gradients(
+    loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
+) -> dict[str, Vector]:
+    """The leading-order expansions of the three (eqs. 36, 38 and 40; 25-27 for k = 2)."""
+    expanded = expanded_gradients(loss, phi, batches, alpha)
+    last_gradient = jax.grad(loss)(phi, jax.tree.map(lambda leaf: leaf[-1], batches))
+    first = jax.tree.map(lambda leaf: leaf[:-1], batches)
+    products = jax.lax.map(lambda batch: hessian_product(loss, phi, batch, last_gradient), first)
+    maml = expanded[-1] - alpha * products.sum(0)
+    return {"MAML": maml, "FOMAML": expanded[-1], "Reptile": expanded.sum(0)}
+
+
+def sequences(batches: int, k: int) -> Int[np.ndarray, "sequence k"]:
+    """Every sequence of k mini-batches drawn independently from so many: the whole sample space of one task."""
+    return np.array(list(itertools.product(range(batches), repeat=k)))
+
+
+def expectation(function: Callable[[Examples], PyTree], tasks: Sequence[Examples], k: int) -> PyTree:
+    """The exact mean of `function` of a sequence of k batches, over tasks and every sequence of their batches.
+
+    Each task is a pytree with leading axes `(batches, batch)`; all tasks have equally many batches.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    chosen = jnp.asarray(sequences(jax.tree.leaves(stacked)[0].shape[1], k))
+
+    @jax.jit
+    def mean(stacked):
+        def add(total, task_and_sequence):
+            task, sequence = task_and_sequence
+            batches = jax.tree.map(lambda leaf: leaf[task][sequence], stacked)
+            return jax.tree.map(jnp.add, total, function(batches)), None
+
+        pairs = (jnp.repeat(jnp.arange(len(tasks)), len(chosen)), jnp.tile(chosen, (len(tasks), 1)))
+        one = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0][chosen[0]], stacked))
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one)
+        total, _ = jax.lax.scan(add, total, pairs)
+        return jax.tree.map(lambda leaf: leaf / len(pairs[0]), total)
+
+    return mean(stacked)
+
+
+def average_terms(loss: FlatLoss, phi: Vector, tasks: Sequence[Examples]) -> dict[str, Vector]:
+    """AvgGrad (eq. 28) and AvgGradInner in each of its forms (eqs. 29-32), by exact expectation over pairs."""
+
+    def terms(batches):
+        one, two = (jax.tree.map(lambda leaf: leaf[i], batches) for i in range(2))  # noqa: B023
+        g1, g2 = jax.grad(loss)(phi, one), jax.grad(loss)(phi, two)
+        h2g1, h1g2 = hessian_product(loss, phi, two, g1), hessian_product(loss, phi, one, g2)
+
+        def product(p):
+            return jnp.vdot(jax.grad(loss)(p, one), jax.grad(loss)(p, two))
+
+        return {
+            "AvgGrad": g1,
+            "eq. 29": h2g1,
+            "eq. 30": h1g2,
+            "eq. 31": (h2g1 + h1g2) / 2,
+            "eq. 32": jax.grad(product)(phi) / 2,
+        }
+
+    return expectation(terms, tasks, 2)
+
+
+def predicted_coefficients(k: int) -> dict[str, tuple[float, float]]:
+    """Coefficients of AvgGrad and of -α·AvgGradInner (eqs. 33-35; 37, 39 and 41 for any k)."""
+    return {"MAML": (1.0, 2.0 * (k - 1)), "FOMAML": (1.0, k - 1.0), "Reptile": (float(k), k * (k - 1) / 2)}
+
+
+def recovered_coefficients(
+    loss: FlatLoss, phi: Vector, tasks: Sequence[Examples], k: int, alpha: float, terms: dict[str, Vector]
+) -> dict[str, tuple[float, float]]:
+    """The same coefficients from measured meta-gradients.
+
+    Their exact expectation is fitted by least squares to AvgGrad and -α·AvgGradInner (`terms`, from `average_terms`).
+    """
+    measured = expectation(lambda batches: meta_gradients(loss, phi, batches, alpha), tasks, k)
+    basis = np.stack([terms["AvgGrad"], -alpha * terms["eq. 29"]], axis=1)
+    # Columns of equal size, or the small second one would drown in the fit's rounding.
+    size = np.linalg.norm(basis, axis=0)
+    return {
+        name: tuple((np.linalg.lstsq(basis / size, np.asarray(vector), rcond=None)[0] / size).tolist())
+        for name, vector in measured.items()
+    }
+
+
+def fitted_slope(sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray) -> float:
+    """The exponent p of errors ~ sizesᵖ: the slope of a straight line through their logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
+
+
+# Section 5.2: two explicit solution manifolds in the plane.
+
+
+def parabola(phi: Float[Array, "2"]) -> Float[Array, ""]:
+    """W₁ = {y = 1 + x²/4}, as the zeros of this function."""
+    return phi[1] - 1 - phi[0] ** 2 / 4
+
+
+def tilted_line(phi: Float[Array, "2"]) -> Float[Array, ""]:
+    """W₂ = {y = x/2 - 1}, as the zeros of this function."""
+    return phi[1] - phi[0] / 2 + 1
+
+
+MANIFOLDS = (parabola, tilted_line)
+
+
+def project(manifold: Callable, phi: Float[Array, "2"]) -> Float[Array, "2"]:
+    """P_W(φ), the point of a plane curve nearest to φ (eq. 44): the best of many starts, refined by Newton's method.
+
+    The curve is a graph over x, so its points are parametrised by x.
+    """
+
+    def point(x):
+        # Both manifolds are linear in y with slope one: y is what makes the function vanish.
+        return jnp.stack([x, -manifold(jnp.stack([x, jnp.zeros_like(x)]))])
+
+    def half_squared(x):
+        return 0.5 * jnp.sum(jnp.square(point(x) - phi))
+
+    starts = phi[0] + jnp.linspace(-6.0, 6.0, 241)
+    x = starts[jnp.argmin(jax.vmap(half_squared)(starts))]
+
+    def newton(x, _):
+        return x - jax.grad(half_squared)(x) / jax.grad(jax.grad(half_squared))(x), None
+
+    return point(jax.lax.scan(newton, x, None, length=20)[0])
+
+
+def partial_minimisation(
+    manifold: Callable, phi: Float[Array, "2"], k: int, alpha: float = 0.1
+) -> Float[Array, "2"]:
+    """k gradient steps on L_τ(φ) = ½ f(φ)², which vanishes on the manifold: what Reptile does instead of projecting."""
+    gradient = jax.grad(lambda p: 0.5 * manifold(p) ** 2)
+    return jax.lax.fori_loop(0, k, lambda _, p: p - alpha * gradient(p), phi)
+
+
+def alternate(
+    towards: Callable, phi: Float[Array, "2"], iterations: int, step_size: float = 0.5
+) -> Float[Array, "iteration 2"]:
+    """φ ← (1 - ε)φ + ε·towards(manifold, φ), the two manifolds in turn, ε annealed to 0 (eqs. 45-47). All iterates."""
+
+    def step(phi, t):
+        nearer = jnp.where(t % 2 == 0, towards(MANIFOLDS[0], phi), towards(MANIFOLDS[1], phi))
+        phi = phi + step_size * (1 - t / iterations) * (nearer - phi)
+        return phi, phi
+
+    return jnp.concatenate([phi[None], jax.lax.scan(step, phi, jnp.arange(iterations))[1]])
+
+
+def nearest_to_both(phi: Float[Array, "2"]) -> Float[Array, "2"]:
+    """The point that minimises the mean squared distance to the manifolds (eq. 42), by plain gradient descent."""
+
+    def gradient(phi):
+        return sum(phi - project(manifold, phi) for manifold in MANIFOLDS) / len(MANIFOLDS)
+
+    return jax.lax.fori_loop(0, 2000, lambda _, p: p - 0.5 * gradient(p), phi)
