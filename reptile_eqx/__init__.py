@@ -8,12 +8,14 @@ from . import nn as nn
 from . import plots as plots
 from . import presets as presets
 from . import report as report
+from . import theory as theory
 from .devices import use_devices as use_devices
 from .evaluation import Accuracy as Accuracy
 from .evaluation import adaptation as adaptation
 from .evaluation import few_shot_accuracy as few_shot_accuracy
 from .experiments import FewShotClassification as FewShotClassification
 from .experiments import Measurement as Measurement
+from .experiments import SineAnalysis as SineAnalysis
 from .experiments import SineRegression as SineRegression
 from .inner import adapt as adapt
 from .inner import mean_squared_error as mean_squared_error
@@ -30,6 +32,7 @@ from .store import Record as Record
 from .store import find_record as find_record
 from .store import load_state as load_state
 from .store import run as run
+from .store import run_name as run_name
 from .tasks import FewShot as FewShot
 from .tasks import SineWaves as SineWaves
 from .tasks import Task as Task

@@ -155,25 +155,30 @@ def _glorot(key, shape, fan_in, fan_out):
 
 
 class ConvBlock(eqx.Module):
-    """3×3 convolution with stride 2, batch norm with the batch's own statistics, ReLU."""
+    """3×3 convolution with stride 2, batch norm with the batch's own statistics, ReLU or another activation."""
 
     kernel: Kernel
     bias: Channels
     scale: Channels
     shift: Channels
+    activation: Callable = eqx.field(static=True)
 
-    def __init__(self, channels: int, filters: int, *, key: PRNGKeyArray):
+    def __init__(self, channels: int, filters: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
         """`channels` in, `filters` out; Glorot-uniform kernel, zero bias."""
         self.kernel = _glorot(key, (3, 3, channels, filters), 9 * channels, 9 * filters)
         self.bias = jnp.zeros(filters)
         self.scale = jnp.ones(filters)
         self.shift = jnp.zeros(filters)
+        self.activation = activation
 
     def __call__(self, x: Images) -> Float[Array, "batch rows columns filter"]:
         """Maps `(batch, height, width, channel)` to `(batch, ceil(height / 2), ceil(width / 2), filter)`."""
         # Batch norm takes out whatever the bias adds; its gradient, zero but for rounding, is not worth a pass.
         h = strided_convolution(x, self.kernel) + lax.stop_gradient(self.bias)
-        return batch_norm_relu(h, self.scale, self.shift)
+        if self.activation is jax.nn.relu:
+            return batch_norm_relu(h, self.scale, self.shift)
+        mean, inverse = _statistics(h)
+        return self.activation((h - mean) * (inverse * self.scale) + self.shift)
 
 
 class OmniglotNetwork(eqx.Module):
@@ -183,11 +188,11 @@ class OmniglotNetwork(eqx.Module):
     head: Float[Array, "feature way"]
     head_bias: Float[Array, "way"]
 
-    def __init__(self, ways: int, *, key: PRNGKeyArray):
-        """A fresh network for `ways` classes; 113,221 parameters for 5."""
+    def __init__(self, ways: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
+        """A fresh network for `ways` classes; 113,221 parameters for 5. The paper's activation is ReLU."""
         *keys, head_key = jax.random.split(key, 5)
         channels = (1, 64, 64, 64)
-        self.blocks = tuple(ConvBlock(c, 64, key=k) for c, k in zip(channels, keys, strict=True))
+        self.blocks = tuple(ConvBlock(c, 64, activation, key=k) for c, k in zip(channels, keys, strict=True))
         self.head = _glorot(head_key, (256, ways), 256, ways)
         self.head_bias = jnp.zeros(ways)
 

@@ -12,8 +12,8 @@ from .store import Record
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
-COLOURS = {"Random initialisation": GREY, "Joint training": ORANGE, "MAML": GREEN, "Reptile": BLUE}
-STYLES = {"Random initialisation": ":", "Joint training": "--", "MAML": "-.", "Reptile": "-"}
+COLOURS = {"Random initialisation": GREY, "Joint training": ORANGE, "FOMAML": PURPLE, "MAML": GREEN, "Reptile": BLUE}
+STYLES = {"Random initialisation": ":", "Joint training": "--", "FOMAML": (0, (5, 1, 1, 1)), "MAML": "-.", "Reptile": "-"}
 
 
 def _panel(axes: Axes, record: Record, title: str) -> None:
@@ -30,19 +30,14 @@ def _panel(axes: Axes, record: Record, title: str) -> None:
     axes.set_xlabel("x")
 
 
-def figure_1(panels: Mapping[str, Record | None], note: str = "") -> Figure:
+def figure_1(panels: Mapping[str, Record], note: str = "") -> Figure:
     """Figure 1: one task's wave, its sampled points, and the model before and along 32 gradient steps.
 
-    `panels` maps a panel's title to a `SineRegression` record; `None` keeps an empty place for it.
+    `panels` maps a panel's title to a `SineRegression` record.
     """
     figure, row = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), sharey=True, layout="constrained")
     for axes, (title, record) in zip(row, panels.items(), strict=True):
-        if record is None:
-            axes.set_title(title, fontsize=10)
-            axes.text(0.5, 0.5, "not run here", transform=axes.transAxes, ha="center", color=GREY)
-            axes.set_xlabel("x")
-        else:
-            _panel(axes, record, title)
+        _panel(axes, record, title)
     row[0].set_ylabel("f(x)")
     figure.legend(*row[-1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle("Figure 1: 32 gradient steps on 10 sampled points" + (f"\n({note})" if note else ""), fontsize=11)
@@ -56,7 +51,7 @@ def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Fi
         losses = np.array([record.results["loss"]["mean"] for record in finished(records)])
         steps = np.arange(losses.shape[1])
         colour = COLOURS.get(name, PURPLE)
-        axes.plot(steps, losses.mean(0), STYLES.get(name, "-"), color=colour, label=name)
+        axes.plot(steps, losses.mean(0), linestyle=STYLES.get(name, "-"), color=colour, label=name)
         axes.fill_between(steps, losses.min(0), losses.max(0), color=colour, alpha=0.2, linewidth=0)
     tasks = next(iter(methods.values()))[0].results["loss"]["tasks"]
     axes.set(xlabel="gradient steps on 10 sampled points", ylabel="eq. 8: squared error integrated over [-5, 5]")
@@ -75,7 +70,7 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
         for i, record in enumerate(finished(records)):
             x = record.results["shown"]["wave"][0]
             line = record.results["shown"]["predictions"][0]
-            axes.plot(x, line, STYLES.get(name, "-"), color=COLOURS.get(name, PURPLE), label=None if i else name)
+            axes.plot(x, line, linestyle=STYLES.get(name, "-"), color=COLOURS.get(name, PURPLE), label=None if i else name)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="x", ylabel="f(x) before adaptation", ylim=(-1, 1))
     axes.legend(frameon=False)
@@ -163,4 +158,94 @@ def figure_4(
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(f"Figure {panel}" + (f"\n({note})" if note else ""), fontsize=10)
     axes.grid(alpha=0.25)
+    return figure
+
+
+def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Errors of eq. 16 and of eqs. 36, 38, 40 against the step size, a panel for each activation."""
+    figure, row = plt.subplots(1, len(expansions), figsize=(11, 4.2), sharey=True, layout="constrained")
+    for axes, (name, errors) in zip(row, expansions.items(), strict=True):
+        inner = [label for label in errors if label.startswith("g_")]
+        shades = plt.get_cmap("viridis")(np.linspace(0.9, 0.3, len(inner)))
+        for shade, label in zip(shades, inner, strict=True):
+            axes.loglog(alphas, errors[label], color=shade, linewidth=1, label=f"${label}$")
+        for label, style in (("MAML", "--"), ("FOMAML", ":"), ("Reptile", "-")):
+            axes.loglog(alphas, errors[label], linestyle=style, color=COLOURS[label], linewidth=2, label=label)
+        guide = errors["Reptile"][0] * (alphas / alphas[0]) ** 2
+        axes.loglog(alphas, guide, color="black", linewidth=0.8, linestyle=(0, (1, 3)), label="slope 2")
+        axes.set(xlabel="inner step size α", title=f"sine MLP, {name}, k = {len(inner) + 1}")
+        axes.grid(alpha=0.25)
+    row[0].set_ylabel("norm of (exact - expansion)")
+    row[-1].legend(frameon=False, fontsize=7, ncols=2)
+    return figure
+
+
+def coefficient_errors(alphas: np.ndarray, errors: Mapping[int, Mapping[str, np.ndarray]], name: str) -> Figure:
+    """Where the Taylor series breaks: relative error of AvgGradInner's coefficient against αk."""
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    for (k, by_algorithm), marker in zip(errors.items(), "os^", strict=False):
+        for algorithm, values in by_algorithm.items():
+            label = f"{algorithm}, k = {k}"
+            axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
+    axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
+    axes.text(alphas[0] * 2, 0.023, "2 %", fontsize=8)
+    axes.set(xlabel="αk", ylabel="relative error of AvgGradInner's coefficient", title=name)
+    axes.legend(frameon=False, fontsize=7, ncols=3)
+    axes.grid(alpha=0.25)
+    return figure
+
+
+WATCHED = {
+    "same": "inner product, same task",
+    "other": "inner product, different tasks",
+    "gain_same": "gain on the same task's other batch",
+    "gain_other": "gain on another task's batch",
+    "distance": "distance from φ to the solution reached",
+    "loss_there": "mean squared error there",
+}
+
+
+def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: str = "") -> Figure:
+    """What `SineAnalysis` runs saw along training: mean over seeds, shaded from the lowest to the highest."""
+    figure, grid = plt.subplots(
+        -(-len(what) // 2), 2, figsize=(10, 3.3 * -(-len(what) // 2)), squeeze=False, layout="constrained"
+    )
+    for axes, quantity in zip(grid.ravel(), what, strict=True):
+        for name, records in methods.items():
+            kept = finished(records)
+            iterations = [point["iteration"] for point in kept[0].curve]
+            lines = np.array([[p["watched"][quantity]["mean"] for p in record.curve] for record in kept])
+            axes.plot(iterations, lines.mean(0), linestyle=STYLES[name], color=COLOURS[name], label=name)
+            axes.fill_between(iterations, lines.min(0), lines.max(0), color=COLOURS[name], alpha=0.2, linewidth=0)
+        axes.set_yscale("symlog", linthresh=1e-2)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
+        axes.grid(alpha=0.25)
+    grid[0, 0].legend(frameon=False, fontsize=8)
+    tasks = next(iter(methods.values()))[0].config["curve_tasks"]
+    title = f"Sine tasks, {tasks} unseen tasks a point; shaded: range over {len(kept)} training seeds"
+    figure.suptitle(title + (f"\n({note})" if note else ""), fontsize=10)
+    return figure
+
+
+def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
+    """Figure 2: iterates that move alternately towards two solution manifolds, and the point nearest both."""
+    figure, row = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True, sharey=True, layout="constrained")
+    x = np.linspace(-3.6, 3.2, 200)
+    shown = {"exact projection": BLUE}, {"1 gradient steps": ORANGE, "5 gradient steps": GREEN, "20 gradient steps": PURPLE}
+    for axes, chosen in zip(row, shown, strict=True):
+        axes.plot(x, 1 + x**2 / 4, color="black", linewidth=1.5)
+        axes.plot(x, x / 2 - 1, color="black", linewidth=1.5)
+        axes.text(-2.4, 2.75, "$\\mathcal{W}_1$")
+        axes.text(-2.4, -2.6, "$\\mathcal{W}_2$")
+        for name, colour in chosen.items():
+            path = paths[name]
+            label = name.replace("1 gradient steps", "1 gradient step")
+            axes.plot(*path.T, "o-", color=colour, markersize=2, linewidth=0.7, label=label)
+        axes.plot(*goal, "*", color=VERMILION, markersize=13, label="nearest both")
+        axes.set(xlabel="$\\phi_1$", xlim=(-3.6, 3.2), ylim=(-2.9, 4.2))
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        axes.set_aspect("equal")
+    row[0].set(ylabel="$\\phi_2$", title="Figure 2: exact projection (eqs. 45-47)")
+    row[1].set_title("partial minimisation by k gradient steps")
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from . import places
 from .presets import TABLE_2
-from .store import Record, write_text
+from .store import Record, environment, write_text
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -50,9 +50,10 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
 
 
 def provenance(records: Sequence[Record], **more: Any) -> dict[str, Any]:
-    """How a figure or table was made: its runs' names, configurations, seeds, devices, versions, wall time."""
+    """How a figure or table was made: with what, and its runs' names, configurations, seeds, devices, wall time."""
     return {
         **more,
+        "made": environment(),
         "runs": [
             {"name": record.name, "status": record.status, "config": record.config, "made": record.made}
             for record in records

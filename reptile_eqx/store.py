@@ -116,7 +116,12 @@ def run(
             trainings = [Training(c, _state_path(c)) for c in group if find_record(c, figures) is None]
             if trainings:
                 outcome = make(trainings, shared, devices)
-                made = _how_it_was_made(origin, devices, outcome["compile_seconds"], len(trainings))
+                made = {
+                    "data": origin,
+                    **environment(devices),
+                    "runs_side_by_side": len(trainings),
+                    "compile_seconds": round(outcome["compile_seconds"], 1),
+                }
                 for training, results in zip(trainings, outcome["results"], strict=True):
                     record = _record(training, results, made)
                     write_text(home / f"{record.name}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
@@ -159,14 +164,12 @@ def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -
     )
 
 
-def _how_it_was_made(origin, devices, compile_seconds, side_by_side):
+def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
+    """What something is made with: device, versions, commit, date."""
     devices = list(devices or jax.devices())
     packages = ("reptile-eqx", "jax", "jaxlib", "equinox", "optax", "numpy")
     return {
-        "data": origin,
         "device": f"{len(devices)} × {devices[0].device_kind}",
-        "runs_side_by_side": side_by_side,
-        "compile_seconds": round(compile_seconds, 1),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -13,11 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from .inner import Loss
-from .tasks import Examples
+from .inner import Loss, mean_squared_error, sum_cross_entropy
+from .nn import OmniglotNetwork, sine_network
+from .tasks import Examples, FewShot, ImagesByClass, SineWaves, cycle, minibatches
 
 Vector = Float[Array, " parameters"]
 FlatLoss = Callable[[Vector, Examples], Float[Array, ""]]
@@ -102,28 +104,27 @@ def sequences(batches: int, k: int) -> Int[np.ndarray, "sequence k"]:
     return np.array(list(itertools.product(range(batches), repeat=k)))
 
 
-def expectation(function: Callable[[Examples], PyTree], tasks: Sequence[Examples], k: int) -> PyTree:
-    """The exact mean of `function` of a sequence of k batches, over tasks and every sequence of their batches.
+def expectation(function: Callable[..., PyTree], tasks: Sequence[Examples], k: int, *arguments: Array) -> PyTree:
+    """The exact mean of `function(batches, *arguments)` over tasks and every sequence of k of their batches.
 
     Each task is a pytree with leading axes `(batches, batch)`; all tasks have equally many batches.
     """
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
     chosen = jnp.asarray(sequences(jax.tree.leaves(stacked)[0].shape[1], k))
+    pairs = (jnp.repeat(jnp.arange(len(tasks)), len(chosen)), jnp.tile(chosen, (len(tasks), 1)))
 
     @jax.jit
-    def mean(stacked):
-        def add(total, task_and_sequence):
-            task, sequence = task_and_sequence
-            batches = jax.tree.map(lambda leaf: leaf[task][sequence], stacked)
-            return jax.tree.map(jnp.add, total, function(batches)), None
+    def mean(stacked, arguments):
+        def at(task, sequence):
+            return function(jax.tree.map(lambda leaf: leaf[task][sequence], stacked), *arguments)
 
-        pairs = (jnp.repeat(jnp.arange(len(tasks)), len(chosen)), jnp.tile(chosen, (len(tasks), 1)))
-        one = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0][chosen[0]], stacked))
-        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one)
-        total, _ = jax.lax.scan(add, total, pairs)
-        return jax.tree.map(lambda leaf: leaf / len(pairs[0]), total)
+        def add(total, pair):
+            return jax.tree.map(jnp.add, total, at(*pair)), None
 
-    return mean(stacked)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at, pairs[0][0], chosen[0]))
+        return jax.tree.map(lambda leaf: leaf / len(pairs[0]), jax.lax.scan(add, zeros, pairs)[0])
+
+    return mean(stacked, arguments)
 
 
 def average_terms(loss: FlatLoss, phi: Vector, tasks: Sequence[Examples]) -> dict[str, Vector]:
@@ -160,7 +161,7 @@ def recovered_coefficients(
 
     Their exact expectation is fitted by least squares to AvgGrad and -α·AvgGradInner (`terms`, from `average_terms`).
     """
-    measured = expectation(lambda batches: meta_gradients(loss, phi, batches, alpha), tasks, k)
+    measured = expectation(lambda batches, alpha: meta_gradients(loss, phi, batches, alpha), tasks, k, jnp.asarray(alpha))
     basis = np.stack([terms["AvgGrad"], -alpha * terms["eq. 29"]], axis=1)
     # Columns of equal size, or the small second one would drown in the fit's rounding.
     size = np.linalg.norm(basis, axis=0)
@@ -173,6 +174,80 @@ def recovered_coefficients(
 def fitted_slope(sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray) -> float:
     """The exponent p of errors ~ sizesᵖ: the slope of a straight line through their logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
+
+
+Problem = tuple[FlatLoss, Vector, list[Examples]]
+
+
+def expansion_errors(activation: Callable, alphas: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """How far the sine MLP's inner gradients g_2 … g_k and its meta-gradients are from their expansions.
+
+    One sine task, cut into k batches of ten points; norms of the differences, for each step size.
+    """
+    with float64():
+        phi, loss = flatten(mean_squared_error, sine_network(jax.random.key(0), activation))
+        batches = minibatches(cycle, jax.random.key(2), SineWaves(points=10 * k)(jax.random.key(1)).support, 10, k)
+
+        @jax.jit
+        def errors(alpha):
+            steps = inner_gradients(loss, phi, batches, alpha) - expanded_gradients(loss, phi, batches, alpha)
+            exact, expanded = (f(loss, phi, batches, alpha) for f in (meta_gradients, expanded_meta_gradients))
+            norms = {f"g_{i + 1}": jnp.linalg.norm(steps[i]) for i in range(1, k)}
+            return norms | {name: jnp.linalg.norm(exact[name] - expanded[name]) for name in ALGORITHMS}
+
+        measured = [errors(alpha) for alpha in alphas]
+        return {name: np.array([float(m[name]) for m in measured]) for name in measured[0]}
+
+
+def example_problems(images: ImagesByClass | None) -> dict[str, Problem]:
+    """Two networks, each smooth and with the activation the paper used, with finite sets of tasks of two batches.
+
+    The sine MLP has three tasks with batches of five points, the Omniglot network one 5-way task of `images` with
+    batches of one image a class (left out where there are no images).
+    """
+    problems = {}
+    with float64():
+        for name, activation in (("tanh", jnp.tanh), ("ReLU", jax.nn.relu)):
+            phi, loss = flatten(mean_squared_error, sine_network(jax.random.key(0), activation))
+            waves = [SineWaves(points=10)(key).support for key in jax.random.split(jax.random.key(1), 3)]
+            tasks = [minibatches(cycle, jax.random.key(2), wave, 5, 2) for wave in waves]
+            problems[f"sine MLP, {name}"] = (loss, phi, tasks)
+        if images is None:
+            return problems
+        task = FewShot(images, jnp.arange(images.shape[0]), ways=5, shots=1, queries=1)(jax.random.key(3))
+        tasks = [jax.tree.map(lambda a, b: jnp.stack([a, b]), task.support, task.query)]
+        for name, activation in (("softplus", jax.nn.softplus), ("ReLU", jax.nn.relu)):
+            network = OmniglotNetwork(5, activation, key=jax.random.key(0))
+            phi, loss = flatten(lambda model, batch: sum_cross_entropy(model, batch) / 5, network)
+            problems[f"Omniglot network, {name}"] = (loss, phi, tasks)
+    return problems
+
+
+def coefficient_table(problems: dict[str, Problem], ks: dict[str, Sequence[int]], alpha: float) -> pd.DataFrame:
+    """Predicted and recovered coefficients of each problem, for each of its k (eqs. 33-35, 37, 39, 41)."""
+    rows = []
+    with float64():
+        for name, (loss, phi, tasks) in problems.items():
+            terms = average_terms(loss, phi, tasks)
+            for k in ks[name]:
+                recovered = recovered_coefficients(loss, phi, tasks, k, alpha, terms)
+                for algorithm, predicted in predicted_coefficients(k).items():
+                    for term, wanted, found in zip(
+                        ("AvgGrad", "-α AvgGradInner"), predicted, recovered[algorithm], strict=True
+                    ):
+                        row = {"Network": name, "Algorithm": algorithm, "k": k, "Term": term}
+                        rows.append(row | {"Predicted": wanted, "Recovered": found, "Error (%)": 100 * (found / wanted - 1)})
+    return pd.DataFrame(rows)
+
+
+def coefficient_errors(problem: Problem, k: int, alphas: np.ndarray) -> dict[str, np.ndarray]:
+    """The relative error of AvgGradInner's recovered coefficient, by algorithm, for each step size."""
+    loss, phi, tasks = problem
+    with float64():
+        terms = average_terms(loss, phi, tasks)
+        found = [recovered_coefficients(loss, phi, tasks, k, alpha, terms) for alpha in alphas]
+    predicted = predicted_coefficients(k)
+    return {n: np.array([abs(f[n][1] / predicted[n][1] - 1) for f in found]) for n in ALGORITHMS}
 
 
 # Section 5.2: two explicit solution manifolds in the plane.
@@ -232,6 +307,17 @@ def alternate(
         return phi, phi
 
     return jnp.concatenate([phi[None], jax.lax.scan(step, phi, jnp.arange(iterations))[1]])
+
+
+def manifold_paths(iterations: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Figure 2's iterates, each of shape `(iterations + 1, 2)`, by what takes the place of the projection; and the
+    point nearest both manifolds."""
+    begin = jnp.array([-3.0, 0.5])
+    towards = {"exact projection": project} | {
+        f"{k} gradient steps": lambda manifold, phi, k=k: partial_minimisation(manifold, phi, k) for k in (1, 5, 20)
+    }
+    paths = {name: np.asarray(alternate(step, begin, iterations)) for name, step in towards.items()}
+    return paths, np.asarray(nearest_to_both(begin))
 
 
 def nearest_to_both(phi: Float[Array, "2"]) -> Float[Array, "2"]:

@@ -11,7 +11,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MADE = {
     "1_sine_regression": ["figure-1-sine", "sine-loss-by-steps", "sine-initialisations", "sine-summary"],
+    "2_analysis": [
+        "analysis-expansion",
+        "analysis-coefficients",
+        "analysis-coefficients-breaking",
+        "analysis-inner-products",
+        "analysis-distance",
+        "figure-2-manifolds",
+    ],
     "3_classification": ["omniglot-5way-learning-curves", "table-2-omniglot"],
+    "4_ablations": [
+        "figure-3-gradient-combinations",
+        "figure-4a-inner-iterations",
+        "figure-4b-batch-size",
+        "figure-4c-outer-step-size",
+    ],
 }
 
 
@@ -33,9 +47,9 @@ def test_smoke(name, tmp_path, monkeypatch):
     figures = Path(os.environ["REPTILE_HOME"]) / "figures"
     for stem in MADE[name]:
         kinds = {path.suffix for path in figures.glob(f"{stem}.*")}
-        assert kinds in ({".png", ".svg", ".json"}, {".md", ".csv", ".json"}), stem
+        assert kinds >= {".png", ".svg", ".json"} or kinds >= {".md", ".csv", ".json"}, stem
         how = json.loads((figures / f"{stem}.json").read_text())
-        assert how["runs"]
+        assert how["made"]["versions"]["jax"]
         assert all(run["made"]["versions"]["jax"] for run in how["runs"])
     table = figures / "table-2-omniglot.md"
     if table.exists():
