@@ -40,7 +40,7 @@ def use_devices(devices: int | None = None, compilation_cache: str | os.PathLike
         jax.config.update("jax_num_cpu_devices", devices or cores)
     except RuntimeError:
         pass  # JAX has started; whether that matters is checked on what it has.
-    if jax.default_backend() == "cpu" and _nvidia_gpu() and "cpu" not in (jax.config.jax_platforms or ""):
+    if jax.default_backend() == "cpu" and _nvidia_gpu() and not _cpu_on_purpose():
         warnings.warn(
             "this machine has an NVIDIA GPU, but JAX uses the CPU: pip install 'reptile-eqx[cuda]' "
             "(or set JAX_PLATFORMS=cpu to mean it)",
@@ -57,6 +57,10 @@ def use_devices(devices: int | None = None, compilation_cache: str | os.PathLike
 
 def _nvidia_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists()
+
+
+def _cpu_on_purpose() -> bool:
+    return "cpu" in (jax.config.jax_platforms or "")
 
 
 class SideBySide:

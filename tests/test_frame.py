@@ -6,7 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+
+from reptile_eqx import devices
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -80,12 +83,8 @@ def test_the_readmes_tables_are_the_committed_files():
 
 
 def test_the_warning_where_a_gpu_is_left_idle(monkeypatch):
-    import pytest
-
-    from reptile_eqx import devices
-
     monkeypatch.setattr(devices, "_nvidia_gpu", lambda: True)
-    monkeypatch.setattr(devices.jax.config, "jax_platforms", None, raising=False)
+    monkeypatch.setattr(devices, "_cpu_on_purpose", lambda: False)
     with pytest.warns(UserWarning, match=r"NVIDIA GPU.*reptile-eqx\[cuda\]"):
         devices.use_devices(2)
     with pytest.raises(RuntimeError, match="asked for 64 devices, but JAX has 2"):
