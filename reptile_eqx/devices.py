@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -24,7 +24,6 @@ from .tasks import SCHEDULES, Examples, FewShot, ImagesByClass, SineWaves, count
 from .theory import flatten
 from .training import Learner, State, annealed_sgd
 
-
 # A configuration's `numbers` are plain for people and traced inside the program that several of them share.
 Number = float | int | Float[Array, ""]
 Seed = int | Integer[Array, ""]
@@ -159,9 +158,7 @@ class SineRegression:
                 # eq. 8 over an interval of length 10
                 return 10 * mean_squared_error(model, task.query)
 
-            return adaptation(
-                optimiser, mean_squared_error, state.model, task, self.eval_inner_iterations, integrated
-            )
+            return adaptation(optimiser, mean_squared_error, state.model, task, self.eval_inner_iterations, integrated)
 
         def shown(state, key):
             # The same task whatever the seed of the training, so that panels can be compared.

@@ -13,7 +13,13 @@ from .store import Record
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
 COLOURS = {"Random initialisation": GREY, "Joint training": ORANGE, "FOMAML": PURPLE, "MAML": GREEN, "Reptile": BLUE}
-STYLES = {"Random initialisation": ":", "Joint training": "--", "FOMAML": (0, (5, 1, 1, 1)), "MAML": "-.", "Reptile": "-"}
+STYLES = {
+    "Random initialisation": ":",
+    "Joint training": "--",
+    "FOMAML": (0, (5, 1, 1, 1)),
+    "MAML": "-.",
+    "Reptile": "-",
+}
 
 
 def _panel(axes: Axes, record: Record, title: str) -> None:
@@ -70,11 +76,16 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
         for i, record in enumerate(finished(records)):
             x = record.results["shown"]["wave"][0]
             line = record.results["shown"]["predictions"][0]
-            axes.plot(x, line, linestyle=STYLES.get(name, "-"), color=COLOURS.get(name, PURPLE), label=None if i else name)
+            axes.plot(
+                x, line, linestyle=STYLES.get(name, "-"), color=COLOURS.get(name, PURPLE), label=None if i else name
+            )
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="x", ylabel="f(x) before adaptation", ylim=(-1, 1))
     axes.legend(frameon=False)
-    axes.set_title("The initialisations themselves, one line a training seed (waves reach ±5)" + (f"\n({note})" if note else ""), fontsize=10)
+    axes.set_title(
+        "The initialisations themselves, one line a training seed (waves reach ±5)" + (f"\n({note})" if note else ""),
+        fontsize=10,
+    )
     axes.grid(alpha=0.25)
     return figure
 
@@ -232,7 +243,10 @@ def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
     """Figure 2: iterates that move alternately towards two solution manifolds, and the point nearest both."""
     figure, row = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True, sharey=True, layout="constrained")
     x = np.linspace(-3.6, 3.2, 200)
-    shown = {"exact projection": BLUE}, {"1 gradient steps": ORANGE, "5 gradient steps": GREEN, "20 gradient steps": PURPLE}
+    shown = (
+        {"exact projection": BLUE},
+        {"1 gradient steps": ORANGE, "5 gradient steps": GREEN, "20 gradient steps": PURPLE},
+    )
     for axes, chosen in zip(row, shown, strict=True):
         axes.plot(x, 1 + x**2 / 4, color="black", linewidth=1.5)
         axes.plot(x, x / 2 - 1, color="black", linewidth=1.5)

@@ -80,7 +80,12 @@ def save_figure(
 
 
 def save_table(
-    table: pd.DataFrame, name: str, title: str, records: Sequence[Record], figures: str | os.PathLike | None = None, **more: Any
+    table: pd.DataFrame,
+    name: str,
+    title: str,
+    records: Sequence[Record],
+    figures: str | os.PathLike | None = None,
+    **more: Any,
 ) -> list[Path]:
     """Write `NAME.md` (with its title), `NAME.csv` and `NAME.json`; returns their paths."""
     folder = Path(figures or places.figures_directory())

@@ -207,11 +207,9 @@ def _title(trainings: Sequence[Training]) -> str:
 
 
 def _headline(point: dict[str, Any]) -> str:
-    """The last measurement's last mean, for the progress bar."""
+    """The first number of a point's last measurement, for the progress bar."""
     name, value = list(point.items())[-1]
     while isinstance(value, dict):
-        name, value = f"{name} {next(iter(value))}" if "mean" not in value else name, (
-            value["mean"] if "mean" in value else list(value.values())[-1]
-        )
+        value = next(iter(value.values()))
     value = value[-1] if isinstance(value, list) else value
     return f"{name} {value:.3f}"

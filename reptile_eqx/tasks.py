@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree, UInt8
 
 Examples = PyTree[Array | np.ndarray]
 ImagesByClass = UInt8[Array | np.ndarray, "class drawing height width channel"]
@@ -135,9 +135,7 @@ def cycle(key: PRNGKeyArray, examples: int, batch_size: int, steps: int) -> Int[
     return order.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
 
 
-def replacement(
-    key: PRNGKeyArray, examples: int, batch_size: int, steps: int
-) -> Int[Array, "{steps} {batch_size}"]:
+def replacement(key: PRNGKeyArray, examples: int, batch_size: int, steps: int) -> Int[Array, "{steps} {batch_size}"]:
     """The mini-batches of a task, each drawn afresh, without repeats inside a batch.
 
     Arguments and result are those of `cycle`; raises `ValueError` where a batch would need more examples than

@@ -76,7 +76,7 @@ def expanded_gradients(
 def meta_gradients(
     loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
 ) -> dict[str, Vector]:
-    """The exact g_MAML (eqs. 17-21), g_FOMAML = g_k (eq. 38) and g_Reptile = Σ g_i (eq. 40) of one sequence of batches."""
+    """The exact g_MAML (eqs. 17-21), g_FOMAML = g_k (eq. 38) and g_Reptile = Σ g_i (eq. 40) of a sequence of batches."""
     gradients = inner_gradients(loss, phi, batches, alpha)
     first, last = jax.tree.map(lambda leaf: leaf[:-1], batches), jax.tree.map(lambda leaf: leaf[-1], batches)
 
@@ -131,7 +131,7 @@ def average_terms(loss: FlatLoss, phi: Vector, tasks: Sequence[Examples]) -> dic
     """AvgGrad (eq. 28) and AvgGradInner in each of its forms (eqs. 29-32), by exact expectation over pairs."""
 
     def terms(batches):
-        one, two = (jax.tree.map(lambda leaf: leaf[i], batches) for i in range(2))  # noqa: B023
+        one, two = (jax.tree.map(lambda leaf: leaf[i], batches) for i in range(2))
         g1, g2 = jax.grad(loss)(phi, one), jax.grad(loss)(phi, two)
         h2g1, h1g2 = hessian_product(loss, phi, two, g1), hessian_product(loss, phi, one, g2)
 
@@ -161,7 +161,9 @@ def recovered_coefficients(
 
     Their exact expectation is fitted by least squares to AvgGrad and -α·AvgGradInner (`terms`, from `average_terms`).
     """
-    measured = expectation(lambda batches, alpha: meta_gradients(loss, phi, batches, alpha), tasks, k, jnp.asarray(alpha))
+    measured = expectation(
+        lambda batches, alpha: meta_gradients(loss, phi, batches, alpha), tasks, k, jnp.asarray(alpha)
+    )
     basis = np.stack([terms["AvgGrad"], -alpha * terms["eq. 29"]], axis=1)
     # Columns of equal size, or the small second one would drown in the fit's rounding.
     size = np.linalg.norm(basis, axis=0)
@@ -236,7 +238,9 @@ def coefficient_table(problems: dict[str, Problem], ks: dict[str, Sequence[int]]
                         ("AvgGrad", "-α AvgGradInner"), predicted, recovered[algorithm], strict=True
                     ):
                         row = {"Network": name, "Algorithm": algorithm, "k": k, "Term": term}
-                        rows.append(row | {"Predicted": wanted, "Recovered": found, "Error (%)": 100 * (found / wanted - 1)})
+                        rows.append(
+                            row | {"Predicted": wanted, "Recovered": found, "Error (%)": 100 * (found / wanted - 1)}
+                        )
     return pd.DataFrame(rows)
 
 
@@ -288,9 +292,7 @@ def project(manifold: Callable, phi: Float[Array, "2"]) -> Float[Array, "2"]:
     return point(jax.lax.scan(newton, x, None, length=20)[0])
 
 
-def partial_minimisation(
-    manifold: Callable, phi: Float[Array, "2"], k: int, alpha: float = 0.1
-) -> Float[Array, "2"]:
+def partial_minimisation(manifold: Callable, phi: Float[Array, "2"], k: int, alpha: float = 0.1) -> Float[Array, "2"]:
     """k gradient steps on L_τ(φ) = ½ f(φ)², which vanishes on the manifold: what Reptile does instead of projecting."""
     gradient = jax.grad(lambda p: 0.5 * manifold(p) ** 2)
     return jax.lax.fori_loop(0, k, lambda _, p: p - alpha * gradient(p), phi)

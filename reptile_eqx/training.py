@@ -1,16 +1,14 @@
 """The outer loop: one pure function of a key per seed, and seeds side by side on every device there is."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
-from tqdm.auto import tqdm
 
-from .devices import SideBySide
 from .meta import MetaGradient
 from .tasks import Task
 
@@ -81,9 +79,7 @@ def outer_iteration(learner: Learner, state: State) -> tuple[State, Float[Array,
     return State(model, inner, outer, state.iteration + 1, state.key), losses.mean()
 
 
-def train(
-    learner: Learner, state: State, iterations: int | Int[Array, ""]
-) -> tuple[State, Float[Array, ""]]:
+def train(learner: Learner, state: State, iterations: int | Int[Array, ""]) -> tuple[State, Float[Array, ""]]:
     """`iterations` outer iterations in one compiled loop. Returns the state and their mean inner loss.
 
     Splitting a training into several calls changes nothing in its result.

@@ -205,7 +205,9 @@ def test_images_are_decoded_once_and_again_when_the_source_changes(tmp_path, mon
     assert not np.array_equal(datasets.load("omniglot", folder).images, first.images)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b[:-9] + b"\1" + b[-8:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:1000], lambda b: b[:-1], lambda b: b[:-9] + b"\1" + b[-8:], lambda b: b""]
+)
 def test_a_damaged_cache_is_never_read(damage, tmp_path, home):
     folder = as_zips(published(), tmp_path / "omniglot")
     first = datasets.load("omniglot", folder)

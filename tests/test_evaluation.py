@@ -6,8 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from reptile_eqx import FewShot, adapt, adaptation, few_shot_accuracy, mean_squared_error, reference_adam
-from reptile_eqx import start_optimiser, sum_cross_entropy
+from reptile_eqx import (
+    FewShot,
+    adapt,
+    adaptation,
+    few_shot_accuracy,
+    mean_squared_error,
+    reference_adam,
+    start_optimiser,
+    sum_cross_entropy,
+)
 from reptile_eqx.experiments import mean_and_interval
 from reptile_eqx.nn import OmniglotNetwork, sine_network
 from reptile_eqx.tasks import SineWaves, cycle, minibatches
@@ -46,11 +54,14 @@ one_step = jax.jit(lambda model, state, batch: adapt(sum_cross_entropy, OPTIMISE
 def slowly(model, state, task, key):
     batches = minibatches(cycle, key, task.support, 5, 4)
     for i in range(4):
-        model, state, *_ = one_step(model, state, jax.tree.map(lambda leaf: leaf[i : i + 1], batches))  # noqa: B023
+        model, state, *_ = one_step(model, state, jax.tree.map(lambda leaf: leaf[i : i + 1], batches))
     x, labels = task.query
     transductive = [int(row.argmax()) for row in logits(model, x)]
     alone = [int(logits(model, jnp.concatenate([task.support[0], x[i : i + 1]]))[-1].argmax()) for i in range(3)]
-    return [np.mean([guess == label for guess, label in zip(g, labels.tolist())]) for g in (alone, transductive)]
+    return [
+        np.mean([guess == label for guess, label in zip(g, labels.tolist(), strict=True)])
+        for g in (alone, transductive)
+    ]
 
 
 def test_accuracy_is_the_slow_implementations_and_the_order_of_tasks_is_nothing_to_it(trained):

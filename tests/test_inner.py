@@ -90,8 +90,6 @@ def test_cross_entropy_is_summed_and_squared_error_averaged():
 def test_precision_is_the_callers(x64):
     with jax.enable_x64(x64):
         model, optimiser = linear(), reference_adam(0.01)
-        adapted, state, *_ = adapt(
-            mean_squared_error, optimiser, model, start_optimiser(optimiser, model), batches(2)
-        )
+        adapted, state, *_ = adapt(mean_squared_error, optimiser, model, start_optimiser(optimiser, model), batches(2))
         expected = jnp.float64 if x64 else jnp.float32
         assert {leaf.dtype for leaf in leaves(adapted) + leaves(state)} == {jnp.dtype(expected)}

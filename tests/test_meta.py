@@ -38,7 +38,7 @@ def leaves(model):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))]
 
 
-def close(a, b, **tolerance):
+def assert_close(a, b, **tolerance):
     for x, y in zip(a, b, strict=True):
         np.testing.assert_allclose(x, y, **tolerance)
 
@@ -54,10 +54,10 @@ def test_one_step_of_reptile_is_a_gradient_of_the_expected_loss():
         gradient = reptile(mean_squared_error, optax.sgd(0.03), steps=1, batch_size=10, step_size=0.03)
         state = gradient.start(model)
         estimates = [leaves(gradient.estimate(model, state, task, jax.random.key(1))[0]) for task in tasks]
-        expected = eqx.filter_grad(
-            lambda m: sum(mean_squared_error(m, task.support) for task in tasks) / len(tasks)
-        )(model)
-        close([np.mean(g, 0) for g in zip(*estimates, strict=True)], leaves(expected), rtol=1e-9, atol=1e-12)
+        expected = eqx.filter_grad(lambda m: sum(mean_squared_error(m, task.support) for task in tasks) / len(tasks))(
+            model
+        )
+        assert_close([np.mean(g, 0) for g in zip(*estimates, strict=True)], leaves(expected), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -73,7 +73,7 @@ def test_reptile_is_the_sum_of_the_inner_gradients(k):
             g = eqx.filter_grad(mean_squared_error)(at, (x[i], y[i]))
             at = eqx.apply_updates(at, jax.tree.map(lambda leaf: -0.1 * leaf, g))
             total = leaves(g) if total is None else [a + b for a, b in zip(total, leaves(g), strict=True)]
-        close(leaves(estimate), total, rtol=1e-8, atol=1e-10)
+        assert_close(leaves(estimate), total, rtol=1e-8, atol=1e-10)
 
 
 def test_joint_training_is_reptile_with_one_step():
@@ -81,7 +81,7 @@ def test_joint_training_is_reptile_with_one_step():
     one = reptile(mean_squared_error, optax.sgd(0.1), steps=1, batch_size=6)
     joint = joint_training(mean_squared_error, optax.sgd(0.1), batch_size=6)
     a, b = (leaves(g.estimate(model, g.start(model), task, key)[0]) for g in (one, joint))
-    close(a, b, rtol=0)
+    assert_close(a, b, rtol=0)
 
 
 @pytest.mark.parametrize("wrong", [dict(steps=0, batch_size=5), dict(steps=5, batch_size=0)])
@@ -149,7 +149,7 @@ def test_splitting_a_training_changes_nothing():
     whole, _ = compiled(learner, begun, jnp.int32(7))
     part, _ = compiled(learner, begun, jnp.int32(3))
     rest, _ = compiled(learner, part, jnp.int32(4))
-    close(leaves(whole.model), leaves(rest.model), rtol=0)
+    assert_close(leaves(whole.model), leaves(rest.model), rtol=0)
     assert rest.iteration == 7
 
 
@@ -181,7 +181,7 @@ def test_a_meta_batch_is_the_mean_over_its_tasks():
             task_key, batch_key = jax.random.split(key)
             g, _, _ = gradient.estimate(begun.model, begun.inner, TASKS(task_key), batch_key)
             adapted.append(minus(leaves(begun.model), leaves(g)))
-        close(leaves(after.model), [np.mean(w, 0) for w in zip(*adapted, strict=True)], rtol=1e-9, atol=1e-12)
+        assert_close(leaves(after.model), [np.mean(w, 0) for w in zip(*adapted, strict=True)], rtol=1e-9, atol=1e-12)
 
 
 def with_query(key):
@@ -207,17 +207,17 @@ def test_reptile_fomaml_and_joint_training_are_three_weight_vectors(schedule, se
     def by(algorithm, **more):
         return estimate(algorithm(mean_squared_error, optax.sgd(0.1), **settings, **more), model, task, key)
 
-    close(by(reptile, steps=3), combined(jnp.array([1.0, 1.0, 1.0])), rtol=1e-4, atol=1e-6)
-    close(by(joint_training), combined((1.0,)), rtol=0)
+    assert_close(by(reptile, steps=3), combined(jnp.array([1.0, 1.0, 1.0])), rtol=1e-4, atol=1e-6)
+    assert_close(by(joint_training), combined((1.0,)), rtol=0)
     one_of_three = combined((1.0, 0.0, 0.0))
     if schedule is cycle:
-        close(one_of_three, combined((1.0,)), rtol=1e-5, atol=1e-7)
+        assert_close(one_of_three, combined((1.0,)), rtol=1e-5, atol=1e-7)
     fo = by(fomaml, steps=3, separate_tail=separate_tail)
-    close(fo, combined((0.0, 0.0, 1.0), separate_tail), rtol=0)
+    assert_close(fo, combined((0.0, 0.0, 1.0), separate_tail), rtol=0)
     total = [sum(u) for u in zip(*(combined(tuple(np.eye(3)[i]), separate_tail) for i in range(3)), strict=True)]
-    close(total, combined((1.0, 1.0, 1.0), separate_tail), rtol=1e-4, atol=1e-6)
+    assert_close(total, combined((1.0, 1.0, 1.0), separate_tail), rtol=1e-4, atol=1e-6)
     mixed = minus(combined((3.0, 0.0, 0.0), separate_tail), combined((0.0, 0.0, 2.0), separate_tail))
-    close(mixed, combined((3.0, 0.0, -2.0), separate_tail), rtol=1e-4, atol=1e-6)
+    assert_close(mixed, combined((3.0, 0.0, -2.0), separate_tail), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("separate_tail", [False, True])
@@ -226,13 +226,15 @@ def test_fomaml_is_the_gradient_at_the_last_iterate_on_the_last_batch(k, separat
     """Eq. 38; the separate tail is the whole query, the shared one the k-th batch of the support."""
     with jax.enable_x64(True):
         model, task, key = network(jax.random.key(0)), with_query(jax.random.key(1)), jax.random.key(2)
-        g = fomaml(mean_squared_error, optax.sgd(0.1), steps=k, batch_size=2, separate_tail=separate_tail, step_size=0.1)
+        g = fomaml(
+            mean_squared_error, optax.sgd(0.1), steps=k, batch_size=2, separate_tail=separate_tail, step_size=0.1
+        )
         at, (before, last) = model, hand_cut(task, key, k, 2, separate_tail)
         for batch in before:
             gradient = eqx.filter_grad(mean_squared_error)(at, batch)
             at = eqx.apply_updates(at, jax.tree.map(lambda leaf: -0.1 * leaf, gradient))
         expected = leaves(eqx.filter_grad(mean_squared_error)(at, last))
-        close(estimate(g, model, task, key), expected, rtol=1e-8, atol=1e-10)
+        assert_close(estimate(g, model, task, key), expected, rtol=1e-8, atol=1e-10)
 
 
 def hand_cut(task, key, k, batch_size, separate_tail):
@@ -250,7 +252,7 @@ def unrolled(model, before, last, stop=lambda g: g, alpha=0.1):
     def judged(parameters):
         at = parameters
         for batch in before:
-            gradient = stop(jax.grad(lambda p: mean_squared_error(eqx.combine(p, still), batch))(at))  # noqa: B023
+            gradient = stop(jax.grad(lambda p: mean_squared_error(eqx.combine(p, still), batch))(at))
             at = jax.tree.map(lambda p, g: p - alpha * g, at, gradient)
         return mean_squared_error(eqx.combine(at, still), last)
 
@@ -267,9 +269,9 @@ def test_maml_is_the_unrolled_loops_gradient_and_finite_differences(k, separate_
         settings = dict(steps=k, batch_size=2, separate_tail=separate_tail)
         g = estimate(maml(mean_squared_error, optax.sgd(0.1), **settings), model, task, key)
         judged, parameters = unrolled(model, *hand_cut(task, key, k, 2, separate_tail))
-        close(g, jax.tree.leaves(jax.grad(judged)(parameters)), rtol=1e-9, atol=1e-12)
+        assert_close(g, jax.tree.leaves(jax.grad(judged)(parameters)), rtol=1e-9, atol=1e-12)
         direction = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), parameters)
-        ahead, behind = (jax.tree.map(lambda p, d: p + h * d, parameters, direction) for h in (1e-6, -1e-6))  # noqa: B023
+        ahead, behind = (jax.tree.map(lambda p, d: p + h * d, parameters, direction) for h in (1e-6, -1e-6))
         slope = (judged(ahead) - judged(behind)) / 2e-6
         along = sum((a * b).sum() for a, b in zip(g, jax.tree.leaves(direction), strict=True))
         np.testing.assert_allclose(along, slope, rtol=1e-6)
@@ -277,7 +279,7 @@ def test_maml_is_the_unrolled_loops_gradient_and_finite_differences(k, separate_
             model, *hand_cut(task, key, k, 2, separate_tail), stop=lambda u: jax.tree.map(jax.lax.stop_gradient, u)
         )
         fo = estimate(fomaml(mean_squared_error, optax.sgd(0.1), step_size=0.1, **settings), model, task, key)
-        close(fo, jax.tree.leaves(jax.grad(first_order)(parameters)), rtol=1e-8, atol=1e-11)
+        assert_close(fo, jax.tree.leaves(jax.grad(first_order)(parameters)), rtol=1e-8, atol=1e-11)
         if k > 1:
             assert max(np.abs(a - b).max() for a, b in zip(fo, g, strict=True)) > 1e-3
 

@@ -26,7 +26,7 @@ def normal(seed, *shape):
 apply = jax.jit(lambda network, x: network(x))
 
 
-def agree(ours, plain, *arguments):
+def assert_agree(ours, plain, *arguments):
     """Values, gradients and the gradients' own gradients, to float64 rounding."""
     weights = normal(9, *jax.eval_shape(plain, *arguments).shape)
     every = tuple(range(len(arguments)))
@@ -44,17 +44,19 @@ def agree(ours, plain, *arguments):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("size", "channels", "filters"), [((28, 28), 1, 4), ((7, 7), 3, 2), ((4, 5), 2, 3), ((1, 2), 2, 2)])
+@pytest.mark.parametrize(
+    ("size", "channels", "filters"), [((28, 28), 1, 4), ((7, 7), 3, 2), ((4, 5), 2, 3), ((1, 2), 2, 2)]
+)
 def test_convolution_is_the_plain_one_with_its_derivatives(size, channels, filters):
     with jax.enable_x64(True):
-        agree(
+        assert_agree(
             nn.strided_convolution, plain_convolution, normal(0, 2, *size, channels), normal(1, 3, 3, channels, filters)
         )
 
 
 def test_norm_is_the_plain_one_with_its_derivatives():
     with jax.enable_x64(True):
-        agree(nn.batch_norm_relu, plain_norm, normal(0, 3, 4, 5, 2), 1 + normal(1, 2), normal(2, 2))
+        assert_agree(nn.batch_norm_relu, plain_norm, normal(0, 3, 4, 5, 2), 1 + normal(1, 2), normal(2, 2))
 
 
 def test_the_network_has_the_references_parameters():

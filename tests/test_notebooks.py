@@ -41,7 +41,11 @@ def test_smoke(name, tmp_path, monkeypatch):
     }
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / f"{name}.ipynb"), "out.ipynb"]
     done = subprocess.run(
-        [*command, "-p", "profile", "smoke", "-k", "python3"], env=environment, capture_output=True, text=True, check=False
+        [*command, "-p", "profile", "smoke", "-k", "python3"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     figures = Path(os.environ["REPTILE_HOME"]) / "figures"

@@ -198,6 +198,9 @@ def test_impossible_settings_are_named(setting, message):
 
 
 def test_more_ways_or_shots_than_there_are_is_an_error():
-    for setting, message in ((dict(ways=40), "40-way tasks need 40 classes, and there are 32"), (dict(training_shots=7), "there are 6")):
+    for setting, message in (
+        (dict(ways=40), "40-way tasks need 40 classes, and there are 32"),
+        (dict(training_shots=7), "there are 6"),
+    ):
         with pytest.raises(ValueError, match=message):
             rx.run([FewShotClassification(**(FEW_SHOT | setting))], noise_images())

@@ -13,7 +13,9 @@ from reptile_eqx import tasks
 from reptile_eqx.experiments import FewShotClassification
 
 # Few sizes, as each is compiled, and any seed.
-SIZES = st.tuples(st.sampled_from([1, 5, 12]), st.sampled_from([1, 4, 13]), st.sampled_from([1, 7]), st.integers(0, 10**6))
+SIZES = st.tuples(
+    st.sampled_from([1, 5, 12]), st.sampled_from([1, 4, 13]), st.sampled_from([1, 7]), st.integers(0, 10**6)
+)
 
 
 @functools.cache

@@ -16,7 +16,8 @@ def problem():
         model = eqx.nn.MLP(1, 1, 6, 2, activation=jnp.tanh, key=jax.random.key(0))
         phi, loss = theory.flatten(mean_squared_error, model)
         tasks = [
-            minibatches(cycle, jax.random.key(i), SineWaves(points=8)(jax.random.key(i + 9)).support, 4, 2) for i in range(3)
+            minibatches(cycle, jax.random.key(i), SineWaves(points=8)(jax.random.key(i + 9)).support, 4, 2)
+            for i in range(3)
         ]
         yield loss, phi, tasks
 
@@ -33,7 +34,9 @@ def test_hessian_products_are_the_hessians(problem):
     loss, phi, tasks = problem
     v = jnp.cos(jnp.arange(phi.size, dtype=phi.dtype))
     expected = hessian(loss, phi, batch(tasks[0], 0)) @ v
-    np.testing.assert_allclose(theory.hessian_product(loss, phi, batch(tasks[0], 0), v), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        theory.hessian_product(loss, phi, batch(tasks[0], 0), v), expected, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_expansions_are_written_out_right_for_two_steps(problem):
@@ -56,7 +59,9 @@ def test_errors_of_the_expansions_fall_as_alpha_squared(problem, k):
 
     @jax.jit
     def errors(alpha):
-        exact, expanded = (f(loss, phi, batches, alpha) for f in (theory.meta_gradients, theory.expanded_meta_gradients))
+        exact, expanded = (
+            f(loss, phi, batches, alpha) for f in (theory.meta_gradients, theory.expanded_meta_gradients)
+        )
         steps = theory.inner_gradients(loss, phi, batches, alpha) - theory.expanded_gradients(loss, phi, batches, alpha)
         return {n: jnp.linalg.norm(exact[n] - expanded[n]) for n in exact} | {"g_i": jnp.linalg.norm(steps)}
 

@@ -93,7 +93,8 @@ def describe(data: ImageClasses) -> str:
     count, drawings, height, width, channels = data.images.shape
     size = f"{height}×{width}" + (f"×{channels}" if channels > 1 else "")
     return (
-        f"{data.name}: {count:,} classes of {drawings} images, {size}, bytes {data.images.min()} to {data.images.max()}\n"
+        f"{data.name}: {count:,} classes of {drawings} images, {size}, bytes"
+        f" {data.images.min()} to {data.images.max()}\n"
         f"  {data.origin}\n"
         f"  classes {data.classes[0]} … {data.classes[-1]}"
     )

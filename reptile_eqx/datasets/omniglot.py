@@ -150,9 +150,7 @@ def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
         raise Unavailable(f"{how}, or allow the download")
     for part, md5 in _PARTS.items():
         try:
-            pooch.retrieve(
-                f"{_URL}{part}.zip", f"md5:{md5}", fname=f"{part}.zip", path=folder, progressbar=True
-            )
+            pooch.retrieve(f"{_URL}{part}.zip", f"md5:{md5}", fname=f"{part}.zip", path=folder, progressbar=True)
         except (requests.RequestException, OSError) as error:
             raise Unavailable(f"{how}. The download failed: {error}") from error
     return folder
