@@ -177,12 +177,11 @@ def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` where files differ from it; empty outside a checkout."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=places.CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip()
+    """The checkout's commit, with `+` where files other than `figures/` differ from it; empty outside a checkout."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(places.CHECKOUT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")

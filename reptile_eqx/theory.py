@@ -76,7 +76,7 @@ def expanded_gradients(
 def meta_gradients(
     loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
 ) -> dict[str, Vector]:
-    """The exact g_MAML (eqs. 17-21), g_FOMAML = g_k (eq. 38) and g_Reptile = Σ g_i (eq. 40) of a sequence of batches."""
+    """The exact g_MAML (eqs. 17-21), g_FOMAML = g_k (eq. 38) and g_Reptile = Σ g_i (eq. 40) on given batches."""
     gradients = inner_gradients(loss, phi, batches, alpha)
     first, last = jax.tree.map(lambda leaf: leaf[:-1], batches), jax.tree.map(lambda leaf: leaf[-1], batches)
 
