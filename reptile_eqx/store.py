@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -178,6 +179,9 @@ def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
 
 def commit() -> str:
     """The checkout's commit, with `+` where files other than `figures/` differ from it; empty outside a checkout."""
+
+    if shutil.which("git") is None:
+        return ""
 
     def git(*arguments):
         command = ["git", "-C", str(places.CHECKOUT), *arguments]
