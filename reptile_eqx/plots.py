@@ -22,6 +22,10 @@ STYLES = {
 }
 
 
+def _seeds(count: int) -> str:
+    return f"shaded: range over {count} training seeds" if count > 1 else "one training seed"
+
+
 def _panel(axes: Axes, record: Record, title: str) -> None:
     shown = record.results["shown"]
     x, wave = shown["wave"]
@@ -62,8 +66,8 @@ def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Fi
     tasks = next(iter(methods.values()))[0].results["loss"]["tasks"]
     axes.set(xlabel="gradient steps on 10 sampled points", ylabel="eq. 8: squared error integrated over [-5, 5]")
     axes.set_yscale("log")
-    axes.legend(frameon=False)
-    title = f"Mean over {tasks:,} unseen tasks; shaded: range over {len(losses)} training seeds"
+    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.7))
+    title = f"Mean over {tasks:,} unseen tasks; {_seeds(len(losses))}"
     axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
     axes.grid(alpha=0.25)
     return figure
@@ -103,7 +107,7 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     axes.legend(frameon=False)
-    title = f"{records[0].config['ways']}-way, {tasks} tasks a point; shaded: range over {len(records)} seeds"
+    title = f"{records[0].config['ways']}-way, {tasks} tasks a point; {_seeds(len(records))}"
     axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
     axes.grid(alpha=0.25)
     return figure
@@ -234,7 +238,7 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
         axes.grid(alpha=0.25)
     grid[0, 0].legend(frameon=False, fontsize=8)
     tasks = next(iter(methods.values()))[0].config["curve_tasks"]
-    title = f"Sine tasks, {tasks} unseen tasks a point; shaded: range over {len(kept)} training seeds"
+    title = f"Sine tasks, {tasks} unseen tasks a point; {_seeds(len(kept))}"
     figure.suptitle(title + (f"\n({note})" if note else ""), fontsize=10)
     return figure
 
