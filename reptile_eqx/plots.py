@@ -204,7 +204,7 @@ def coefficient_errors(alphas: np.ndarray, errors: Mapping[int, Mapping[str, np.
             axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
     axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
     axes.text(alphas[0] * 2, 0.023, "2 %", fontsize=8)
-    axes.set(xlabel="αk", ylabel="relative error of AvgGradInner's coefficient", title=name)
+    axes.set(xlabel="αk", ylabel="relative error of AvgGradInner's coefficient", title=name, ylim=(1e-5, 1e3))
     axes.legend(frameon=False, fontsize=7, ncols=3)
     axes.grid(alpha=0.25)
     return figure
@@ -232,7 +232,8 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
             lines = np.array([[p["watched"][quantity]["mean"] for p in record.curve] for record in kept])
             axes.plot(iterations, lines.mean(0), linestyle=STYLES[name], color=COLOURS[name], label=name)
             axes.fill_between(iterations, lines.min(0), lines.max(0), color=COLOURS[name], alpha=0.2, linewidth=0)
-        axes.set_yscale("symlog", linthresh=1e-2)
+        if quantity != "other":  # which is noise about zero
+            axes.set_yscale("symlog", linthresh=1e-2)
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
         axes.grid(alpha=0.25)
