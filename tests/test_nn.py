@@ -1,5 +1,7 @@
 """Networks: the fast convolution and norm are the plain ones, and nothing remembers an earlier batch."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,23 +9,38 @@ import numpy as np
 import pytest
 from jax import lax
 
-from reptile_eqx import nn
+from reptile_eqx import nn, sum_cross_entropy
+
+# Most of a test's time is compilation, so programs are compiled quickly rather than to run quickly.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(eqx.filter_jit, compiler_options=QUICK)
 
 
 def plain_convolution(x, kernel):
     return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def plain_norm(h, scale, shift):
+def plain_norm(h, scale, shift, activation=jax.nn.relu):
     mean, variance = h.mean((0, 1, 2)), h.var((0, 1, 2))
-    return jax.nn.relu((h - mean) / jnp.sqrt(variance + 1e-3) * scale + shift)
+    return activation((h - mean) / jnp.sqrt(variance + 1e-3) * scale + shift)
+
+
+def plain_network(network, x):
+    for block in network.blocks:
+        x = plain_norm(plain_convolution(x, block.kernel) + block.bias, block.scale, block.shift)
+    return x.reshape(len(x), -1) @ network.head + network.head_bias
 
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-apply = jax.jit(lambda network, x: network(x))
+apply = jit(lambda network, x: network(x))
+
+
+@functools.cache
+def omniglot():
+    return jit(lambda key: nn.OmniglotNetwork(5, key=key))(jax.random.key(0))
 
 
 def assert_agree(ours, plain, *arguments):
@@ -31,47 +48,94 @@ def assert_agree(ours, plain, *arguments):
     weights = normal(9, *jax.eval_shape(plain, *arguments).shape)
     every = tuple(range(len(arguments)))
 
-    def first(f):
-        return jax.grad(lambda *a: (weights * jnp.sin(f(*a))).sum(), every)
-
-    def second(f):
-        return jax.grad(lambda *a: sum(jnp.cos(g).sum() for g in first(f)(*a)), every)
-
     def all_of(f):
-        return jax.jit(lambda *a: (f(*a), first(f)(*a), second(f)(*a)))(*arguments)
+        def first(*a):
+            y = f(*a)
+            return (weights * jnp.sin(y)).sum(), y
+
+        def second(*a):
+            gradients, y = jax.grad(first, every, has_aux=True)(*a)
+            return sum(jnp.cos(g).sum() for g in gradients), (y, gradients)
+
+        return jit(jax.grad(second, every, has_aux=True))(*arguments)
 
     for mine, theirs in zip(jax.tree.leaves(all_of(ours)), jax.tree.leaves(all_of(plain)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
+# All sizes from 1 to 9, and each of odd and even beside each; once with more filters than a patch has numbers.
 @pytest.mark.parametrize(
-    ("size", "channels", "filters"), [((28, 28), 1, 4), ((7, 7), 3, 2), ((4, 5), 2, 3), ((1, 2), 2, 2)]
+    ("size", "channels", "filters"),
+    [((1, 8), 2, 2), ((9, 2), 1, 4), ((3, 6), 1, 10), ((7, 4), 3, 2), ((5, 5), 2, 3)],
 )
 def test_convolution_is_the_plain_one_with_its_derivatives(size, channels, filters):
     with jax.enable_x64(True):
-        assert_agree(
-            nn.strided_convolution, plain_convolution, normal(0, 2, *size, channels), normal(1, 3, 3, channels, filters)
-        )
+        x, kernel = normal(0, 2, *size, channels), normal(1, 3, 3, channels, filters)
+        assert_agree(nn.strided_convolution, plain_convolution, x, kernel)
 
 
 def test_norm_is_the_plain_one_with_its_derivatives():
+    """Also where a channel is constant, which only ε keeps from a division by zero."""
     with jax.enable_x64(True):
-        assert_agree(nn.batch_norm_relu, plain_norm, normal(0, 3, 4, 5, 2), 1 + normal(1, 2), normal(2, 2))
+        h = normal(0, 3, 4, 5, 3).at[..., 0].set(3.0)
+        assert_agree(nn.batch_norm_relu, plain_norm, h, 1 + normal(1, 3), jnp.array([0.5, -0.3, 0.2]))
 
 
-def test_the_network_has_the_references_parameters():
-    network = nn.OmniglotNetwork(5, key=jax.random.key(0))
-    assert sum(leaf.size for leaf in jax.tree.leaves(network)) == 113_221
-    assert jax.eval_shape(nn.OmniglotNetwork(20, key=jax.random.key(0)), normal(0, 2, 28, 28, 1)).shape == (2, 20)
-    for block, channels in zip(network.blocks, (1, 64, 64, 64), strict=True):
-        limit = (6 / (9 * channels + 9 * 64)) ** 0.5
-        assert 0.9 * limit < jnp.abs(block.kernel).max() <= limit, "Glorot-uniform"
-        assert not block.bias.any()
+def test_a_block_takes_other_activations():
+    with jax.enable_x64(True):
+        block = nn.ConvBlock(2, 3, jnp.tanh, key=jax.random.key(0))
+        block = eqx.tree_at(lambda b: (b.scale, b.shift), block, (1 + normal(1, 3), normal(2, 3)))
+        x = normal(3, 2, 5, 4, 2)
+        plain = plain_norm(plain_convolution(x, block.kernel), block.scale, block.shift, jnp.tanh)
+        np.testing.assert_allclose(apply(block, x), plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("ways", "parameters"), [(5, 113_221), (20, 117_076)])
+def test_the_network_has_the_references_parameters_and_a_logit_per_way(ways, parameters):
+    def build(key, x):
+        network = nn.OmniglotNetwork(ways, key=key)
+        return network, network(x)
+
+    network, logits = jax.eval_shape(build, jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(network)) == parameters
+    assert logits.shape == (2, ways)
+
+
+def test_weights_start_glorot_uniform_and_biases_zero():
+    network = omniglot()
+    weights = [(block.kernel, 9 * c, 9 * 64) for block, c in zip(network.blocks, (1, 64, 64, 64), strict=True)]
+    for weight, fan_in, fan_out in [*weights, (network.head, 256, 5)]:
+        limit = (6 / (fan_in + fan_out)) ** 0.5
+        assert 0.98 * limit < jnp.abs(weight).max() <= limit
+        np.testing.assert_allclose(weight.std(), limit / 3**0.5, rtol=0.1)
+        assert abs(weight.mean()) < 0.1 * limit
+    for block in network.blocks:
+        assert not block.bias.any() and not block.shift.any() and (block.scale == 1).all()
+    assert not network.head_bias.any()
+    assert not jnp.array_equal(network.blocks[1].kernel, network.blocks[2].kernel), "blocks share no key"
+
+
+def test_the_network_is_the_plain_one_with_its_gradient():
+    """Four plain blocks and a dense head; the biases' gradient, zero but for rounding, is exactly zero here."""
+    with jax.enable_x64(True):
+        network = jit(lambda key: nn.OmniglotNetwork(3, key=key))(jax.random.key(0))
+        network = jax.tree.map(lambda leaf: leaf + 0.1 * normal(leaf.size, *leaf.shape), network)
+        batch = normal(1, 4, 28, 28, 1), jnp.array([0, 2, 1, 1])
+
+        def both(f):
+            loss = lambda n, b: sum_cross_entropy(lambda x: f(n, x), b)
+            return f(network, batch[0]), jax.grad(loss)(network, batch)
+
+        (mine, ours), (theirs, plain) = (jit(both)(f) for f in (lambda n, x: n(x), plain_network))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
+        assert not any(block.bias.any() for block in ours.blocks)
 
 
 def test_batch_norm_has_no_running_statistics():
     """An image's logits depend on the images beside it, not on their order, nor on any batch before."""
-    network = nn.OmniglotNetwork(5, key=jax.random.key(0))
+    network = omniglot()
     image, others = normal(1, 1, 28, 28, 1), normal(2, 4, 28, 28, 1)
     together = apply(network, jnp.concatenate([image, others]))
     reordered = apply(network, jnp.concatenate([others[::-1], image]))
@@ -82,16 +146,35 @@ def test_batch_norm_has_no_running_statistics():
 
 
 def test_a_bias_before_batch_norm_changes_nothing():
-    network, x = nn.OmniglotNetwork(5, key=jax.random.key(0)), normal(1, 6, 28, 28, 1)
+    network, x = omniglot(), normal(1, 5, 28, 28, 1)
     moved = eqx.tree_at(lambda n: n.blocks[1].bias, network, normal(2, 64))
     np.testing.assert_allclose(apply(network, x), apply(moved, x), rtol=1e-3, atol=1e-4)
 
 
 def test_the_network_can_be_mapped_over_batches():
-    network, x = nn.OmniglotNetwork(5, key=jax.random.key(0)), normal(1, 3, 4, 28, 28, 1)
-    np.testing.assert_allclose(jax.vmap(network)(x), jnp.stack([apply(network, b) for b in x]), rtol=1e-4, atol=1e-4)
+    network, x = omniglot(), normal(1, 2, 5, 28, 28, 1)
+    mapped = jit(jax.vmap(lambda batch: network(batch)))(x)
+    np.testing.assert_allclose(mapped, jnp.stack([apply(network, b) for b in x]), rtol=1e-4, atol=1e-4)
 
 
-def test_the_sine_network_is_1_64_64_1():
-    network = nn.sine_network(jax.random.key(0))
+def test_gradients_can_be_mapped_over_networks_and_batches():
+    """Seeds trained side by side; each must see its own batch's statistics and its own kernel."""
+    with jax.enable_x64(True):
+        blocks = jax.vmap(lambda key: nn.ConvBlock(1, 10, key=key))(jax.random.split(jax.random.key(0), 3))
+        x = normal(1, 3, 2, 5, 4, 1)
+        gradient = jax.grad(lambda block, batch: jnp.sin(block(batch)).sum())
+        mapped, one = jit(jax.vmap(gradient))(blocks, x), jit(gradient)
+        alone = [one(jax.tree.map(lambda leaf: leaf[i], blocks), x[i]) for i in range(3)]
+        for a, *b in zip(jax.tree.leaves(mapped), *map(jax.tree.leaves, alone), strict=True):
+            np.testing.assert_allclose(a, np.stack(b), rtol=1e-9, atol=1e-12)
+
+
+def test_the_sine_network_is_1_64_64_1_with_the_activation_asked_for():
+    network = jax.eval_shape(nn.sine_network, jax.random.key(0))
     assert [layer.weight.shape for layer in network.layers] == [(64, 1), (64, 64), (1, 64)]
+    network = nn.sine_network(jax.random.key(0), jax.nn.relu)
+    x = jnp.array([0.7])
+    for layer in network.layers[:-1]:
+        x = jax.nn.relu(layer.weight @ x + layer.bias)
+    last = network.layers[-1]
+    np.testing.assert_allclose(network(jnp.array([0.7])), last.weight @ x + last.bias, rtol=1e-5)
