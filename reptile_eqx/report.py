@@ -41,8 +41,9 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
     iterations = min(record.config["outer_iterations"] for record in records)
     if iterations < paper_iterations:
         said.append(f"{iterations:,} of the paper's {paper_iterations:,} outer iterations")
-    if len(records) < paper_seeds:
-        said.append(f"{len(records)} of the paper's {paper_seeds} seeds")
+    seeds = len({record.config["seed"] for record in records})
+    if seeds < paper_seeds:
+        said.append(f"{seeds} of the paper's {paper_seeds} seeds")
     diverged = sum(record.status == "diverged" for record in records)
     if diverged:
         said.append(f"{diverged} of {len(records)} trainings diverged and left out")
