@@ -170,7 +170,7 @@ def figure_4(
         axes.text(76, axes.get_ylim()[0], " a separate tail leaves 75 images", fontsize=7, va="bottom", color=GREEN)
     if panel == "4c":
         axes.set_xscale("log")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.set_title(f"Figure {panel}" + (f"\n({note})" if note else ""), fontsize=10)
     axes.grid(alpha=0.25)
     return figure

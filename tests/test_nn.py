@@ -123,8 +123,8 @@ def test_the_network_is_the_plain_one_with_its_gradient():
         batch = normal(1, 4, 28, 28, 1), jnp.array([0, 2, 1, 1])
 
         def both(f):
-            loss = lambda n, b: sum_cross_entropy(lambda x: f(n, x), b)
-            return f(network, batch[0]), jax.grad(loss)(network, batch)
+            gradient = jax.grad(lambda n: sum_cross_entropy(lambda x: f(n, x), batch))
+            return f(network, batch[0]), gradient(network)
 
         (mine, ours), (theirs, plain) = (jit(both)(f) for f in (lambda n, x: n(x), plain_network))
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
@@ -160,7 +160,7 @@ def test_the_network_can_be_mapped_over_batches():
 def test_gradients_can_be_mapped_over_networks_and_batches():
     """Seeds trained side by side; each must see its own batch's statistics and its own kernel."""
     with jax.enable_x64(True):
-        blocks = jax.vmap(lambda key: nn.ConvBlock(1, 10, key=key))(jax.random.split(jax.random.key(0), 3))
+        blocks = jit(jax.vmap(lambda key: nn.ConvBlock(1, 10, key=key)))(jax.random.split(jax.random.key(0), 3))
         x = normal(1, 3, 2, 5, 4, 1)
         gradient = jax.grad(lambda block, batch: jnp.sin(block(batch)).sum())
         mapped, one = jit(jax.vmap(gradient))(blocks, x), jit(gradient)
@@ -169,12 +169,12 @@ def test_gradients_can_be_mapped_over_networks_and_batches():
             np.testing.assert_allclose(a, np.stack(b), rtol=1e-9, atol=1e-12)
 
 
-def test_the_sine_network_is_1_64_64_1_with_the_activation_asked_for():
-    network = jax.eval_shape(nn.sine_network, jax.random.key(0))
+@pytest.mark.parametrize("activation", [None, jax.nn.relu])
+def test_the_sine_network_is_1_64_64_1_with_tanh_or_the_activation_asked_for(activation):
+    key, x = jax.random.key(0), jnp.array([0.7])
+    network = nn.sine_network(key, activation) if activation else nn.sine_network(key)
+    first, second, last = network.layers
     assert [layer.weight.shape for layer in network.layers] == [(64, 1), (64, 64), (1, 64)]
-    network = nn.sine_network(jax.random.key(0), jax.nn.relu)
-    x = jnp.array([0.7])
-    for layer in network.layers[:-1]:
-        x = jax.nn.relu(layer.weight @ x + layer.bias)
-    last = network.layers[-1]
-    np.testing.assert_allclose(network(jnp.array([0.7])), last.weight @ x + last.bias, rtol=1e-5)
+    act = activation or jnp.tanh
+    hidden = act(second.weight @ act(first.weight @ x + first.bias) + second.bias)
+    np.testing.assert_allclose(network(x), last.weight @ hidden + last.bias, rtol=1e-4)

@@ -2,160 +2,279 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reptile_eqx import tasks
 from reptile_eqx.experiments import FewShotClassification
 
-# Few sizes, as each is compiled, and any seed.
-SIZES = st.tuples(
-    st.sampled_from([1, 5, 12]), st.sampled_from([1, 4, 13]), st.sampled_from([1, 7]), st.integers(0, 10**6)
-)
+# Most of a test's time is compilation, so programs are compiled quickly rather than to run quickly.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(eqx.filter_jit, compiler_options=QUICK)
+
+# (examples, batch size, steps): few, as each is compiled; and any seed.
+SIZES = st.sampled_from([(1, 1, 1), (1, 4, 3), (5, 1, 7), (5, 4, 7), (5, 13, 2), (12, 12, 3), (12, 4, 2)])
+SEEDS = st.integers(0, 2**31 - 1)
 
 
 @functools.cache
-def jitted(schedule):
-    return jax.jit(schedule, static_argnums=(1, 2, 3))
+def compiled(schedule, *sizes):
+    return jit(lambda seed: schedule(jax.random.key(seed), *sizes))
 
 
-@settings(max_examples=40, deadline=None)
-@given(SIZES)
-def test_cycle_cuts_reshuffled_passes_in_order(sizes):
+def assert_even(counts, bound=5):
+    """Chi-square within `bound` standard deviations of what even chances give."""
+    counts = np.asarray(counts, float).ravel()
+    freedom, expected = counts.size - 1, counts.mean()
+    assert expected >= 10, "too few to tell"
+    assert np.square(counts - expected).sum() / expected < freedom + bound * (2 * freedom) ** 0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, SEEDS)
+@example((5, 4, 7), 0)
+def test_cycle_cuts_reshuffled_passes_in_order(sizes, seed):
     """Laid end to end, the batches are passes that each hold every example once; a batch may straddle two."""
-    examples, batch_size, steps, seed = sizes
-    batches = np.asarray(jitted(tasks.cycle)(jax.random.key(seed), examples, batch_size, steps))
+    examples, batch_size, steps = sizes
+    batches = np.asarray(compiled(tasks.cycle, *sizes)(seed))
     assert batches.shape == (steps, batch_size)
     stream = batches.ravel()
     for begin in range(0, stream.size, examples):
         one_pass = stream[begin : begin + examples]
-        assert len(set(one_pass)) == len(one_pass)
+        assert len(set(one_pass)) == len(one_pass), "no repeat before the pass is over"
         assert set(one_pass) <= set(range(examples))
+        assert begin + examples > stream.size or set(one_pass) == set(range(examples))
+
+
+def test_batches_are_cut_from_one_stream_whatever_their_size():
+    streams = [compiled(tasks.cycle, 5, *cut)(3).ravel() for cut in [(12, 1), (4, 3), (3, 4), (1, 12)]]
+    assert all(jnp.array_equal(stream, streams[0]) for stream in streams[1:])
 
 
 def test_cycle_reshuffles_every_pass_evenly():
-    stream = np.asarray(tasks.cycle(jax.random.key(0), 6, 6, 3000))
-    assert len({tuple(one_pass) for one_pass in stream}) > 600, "nearly all 720 orders turn up"
-    counts = np.stack([np.bincount(stream[:, place], minlength=6) for place in range(6)])
-    assert np.square(counts - 500).sum() / 500 < 60, "each example is as often in each place"
+    """Caught: one order for all passes, passes that know of one another, a shuffle that favours some orders."""
+    stream = np.asarray(tasks.cycle(jax.random.key(0), 4, 4, 3000))
+    _, counts = np.unique(stream, axis=0, return_counts=True)
+    assert len(counts) == 24, "every order turns up"
+    assert_even(counts)
+    places = np.zeros((4, 4))
+    np.add.at(places, (stream[:-1, 3], stream[1:, 0]), 1)
+    assert_even(places)
 
 
 @settings(max_examples=40, deadline=None)
-@given(SIZES)
-def test_replacement_draws_each_batch_afresh_without_repeats(sizes):
-    examples, batch_size, steps, seed = sizes
+@given(SIZES, SEEDS)
+def test_replacement_draws_each_batch_without_repeats(sizes, seed):
+    examples, batch_size, steps = sizes
     if batch_size > examples:
-        with pytest.raises(ValueError, match=f"the task has {examples}"):
-            tasks.replacement(jax.random.key(seed), examples, batch_size, steps)
+        with pytest.raises(ValueError, match=f"batch of {batch_size} .* the task has {examples}: lower"):
+            tasks.replacement(jax.random.key(0), *sizes)
         return
-    batches = np.asarray(jitted(tasks.replacement)(jax.random.key(seed), examples, batch_size, steps))
+    batches = np.asarray(compiled(tasks.replacement, *sizes)(seed))
     assert batches.shape == (steps, batch_size)
-    assert all(len(set(batch)) == batch_size for batch in batches)
+    assert all(len(set(batch)) == batch_size and set(batch) <= set(range(examples)) for batch in batches)
 
 
-def test_replacement_is_not_cycle():
-    """Two batches of half the examples overlap about half: batches do not know of one another."""
-    batches = np.asarray(tasks.replacement(jax.random.key(0), 10, 5, 2000))
-    shared = [len(set(a) & set(b)) for a, b in zip(batches[::2], batches[1::2], strict=True)]
-    assert 2.4 < np.mean(shared) < 2.6
+def test_replacement_draws_batches_evenly_and_independently():
+    """Caught: batches that avoid or repeat the batch before them, as a pass cut in order would."""
+    batches = np.asarray(tasks.replacement(jax.random.key(0), 4, 2, 4000))
+    pair = np.unique(np.sort(batches, 1), axis=0, return_inverse=True)[1].ravel()
+    assert pair.max() == 5
+    together = np.zeros((6, 6))
+    np.add.at(together, (pair[:-1], pair[1:]), 1)
+    assert_even(together)
+
+
+@pytest.mark.parametrize(("population", "count"), [(4, 2), (4, 4), (5, 1)])
+def test_draw_gives_every_ordered_choice_evenly(population, count):
+    keys = jax.random.split(jax.random.key(1), 2400)
+    drawn = np.asarray(jit(jax.vmap(lambda key: tasks.draw(key, population, count)))(keys))
+    assert all(len(set(row)) == count for row in drawn)
+    choices, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(choices) == np.prod(np.arange(population, population - count, -1)), "every choice is reachable"
+    assert_even(counts)
 
 
 def test_draw_is_even_over_a_large_population():
-    drawn = jax.vmap(lambda key: tasks.draw(key, 50, 3))(jax.random.split(jax.random.key(1), 4000))
-    counts = np.bincount(np.asarray(drawn).ravel(), minlength=50)
-    assert np.square(counts - 240).sum() / 240 < 100
+    keys = jax.random.split(jax.random.key(1), 4000)
+    drawn = jit(jax.vmap(lambda key: tasks.draw(key, 1000, 3)))(keys)
+    assert_even(np.bincount(np.asarray(drawn).ravel(), minlength=1000))
 
 
-def coded_images(classes=6, drawings=5):
-    """Images that say what they are: one pixel holds the class, one the drawing; a lit corner the orientation."""
-    images = np.zeros((classes, drawings, 8, 8, 1), np.uint8)
-    images[:, :, 3:5, 3:5, 0] = np.arange(classes)[:, None, None, None] + 1
-    images[:, :, 0, 0, 0] = 200 + np.arange(drawings)
-    return jnp.asarray(images)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 4, 1), np.uint8)
+ALLOWED = [0, 2, 3, 5]
+# Which class, drawing and number of quarter turns an image's bytes are: all 120 differ.
+MEANING = {
+    np.rot90(IMAGES[c, d], turns).tobytes(): (c, d, turns) for c in range(6) for d in range(5) for turns in range(4)
+}
 
 
-CORNERS = {0: (0, 0), 1: (7, 0), 2: (7, 7), 3: (0, 7)}  # where np.rot90 moves the first pixel
+def meaning(x):
+    pixels = np.round(np.asarray(x) * 255)
+    np.testing.assert_allclose(x, pixels / 255, rtol=1e-6)
+    return [MEANING[image.astype(np.uint8).tobytes()] for image in pixels]
 
 
-def decode(image):
-    image = np.round(np.asarray(image)[..., 0] * 255).astype(int)
-    turns = next(k for k, corner in CORNERS.items() if image[corner] >= 200)
-    return image[3, 3] - 1, image[CORNERS[turns]] - 200, turns
+@functools.cache
+def many_tasks(rotations):
+    distribution = tasks.FewShot(
+        jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=3, shots=2, queries=2, rotations=rotations
+    )
+    drawn = jit(jax.vmap(distribution))(jax.random.split(jax.random.key(0), 400))
+    drawn = jax.tree.map(np.asarray, drawn)
+    return [jax.tree.map(lambda leaf: leaf[i], drawn) for i in range(400)]  # noqa: B023
 
 
 @pytest.mark.parametrize("rotations", [False, True])
 def test_a_few_shot_task_is_what_it_says(rotations):
-    allowed = jnp.array([0, 2, 3, 5])
-    distribution = tasks.FewShot(coded_images(), allowed, ways=3, shots=2, queries=1, rotations=rotations)
-    kinds = set()
-    for seed in range(30):
-        task = distribution(jax.random.key(seed))
+    assert len(MEANING) == 120
+    for task in many_tasks(rotations):
         (x, y), (query, labels) = task.support, task.query
-        assert y.tolist() == [0, 0, 1, 1, 2, 2] and labels.tolist() == [0, 1, 2]
-        seen = [decode(image) for image in x]
-        asked = [decode(image) for image in query]
-        classes = [(kind, turns) for kind, _, turns in asked]
-        assert len(set(classes)) == 3, "classes are distinct, turned ones counting as others"
+        assert x.shape == query.shape == (6, 4, 4, 1)
+        assert y.tolist() == labels.tolist() == [0, 0, 1, 1, 2, 2]
+        classes, shown = set(), meaning(x) + meaning(query)
         for label in range(3):
-            assert {(seen[i][0], seen[i][2]) for i in (2 * label, 2 * label + 1)} == {classes[label]}
-            drawings = [seen[2 * label][1], seen[2 * label + 1][1], asked[label][1]]
-            assert len(set(drawings)) == 3, "held-out examples are others than those shown"
-        kinds |= set(classes)
-    assert {kind for kind, _ in kinds} == {0, 2, 3, 5}
-    assert {turns for _, turns in kinds} == ({0, 1, 2, 3} if rotations else {0})
+            mine = [shown[i] for i in np.flatnonzero(np.concatenate([y, labels]) == label)]
+            kinds = {(c, turns) for c, _, turns in mine}
+            assert len(kinds) == 1, "one label, one class, all its drawings turned alike"
+            assert len({d for _, d, _ in mine}) == 4, "held-out drawings are others than those shown"
+            classes |= kinds
+        assert len(classes) == 3, "classes are distinct, turned ones counting as others"
+        assert {c for c, _ in classes} <= set(ALLOWED)
+        assert rotations or {turns for _, turns in classes} == {0}
 
 
-def test_too_many_ways_or_shots_are_errors():
-    images, classes = coded_images(), jnp.arange(4)
-    with pytest.raises(ValueError, match="5-way tasks need 5 classes, and there are 4"):
-        tasks.FewShot(images, classes, ways=5, shots=1)
-    with pytest.raises(ValueError, match="4 shots and 2 held-out examples need .* there are 5"):
-        tasks.FewShot(images, classes, ways=2, shots=4, queries=2)
-    tasks.FewShot(images, classes, ways=16, shots=1, rotations=True)
+@pytest.mark.parametrize("rotations", [False, True])
+def test_few_shot_tasks_are_drawn_evenly(rotations):
+    """Every class and turn under every label, every drawing in support and query; labels know not of one another."""
+    classes, drawings = np.zeros((3, 4, 4 if rotations else 1)), np.zeros((2, 5))
+    same = []
+    for task in many_tasks(rotations):
+        shown, asked = meaning(task.support[0]), meaning(task.query[0])
+        for label in range(3):
+            c, _, turns = shown[2 * label]
+            classes[label, ALLOWED.index(c), turns] += 1
+        for place, images in enumerate((shown, asked)):
+            np.add.at(drawings[place], [d for _, d, _ in images], 1)
+        same.append([d for _, d, _ in shown[:2]] == [d for _, d, _ in shown[2:4]])
+    for under_label in classes:
+        assert_even(under_label)
+    assert_even(drawings[0])
+    assert_even(drawings[1])
+    assert np.mean(same) < 0.15, "each class draws its own examples: equal ones are 1 in 20"
 
 
-def test_training_and_evaluation_characters_are_apart_and_depend_on_the_seed():
-    images = coded_images(classes=20)
-    config = FewShotClassification(train_classes=12, ways=2, seed=1)
-
-    def classes(config, training):
-        return set(config._tasks(images, training=training, shots=1, queries=1).classes.tolist())
-
-    assert classes(config, True) | classes(config, False) == set(range(20))
-    assert len(classes(config, True)) == 12 and not classes(config, True) & classes(config, False)
-    other = FewShotClassification(train_classes=12, ways=2, seed=2)
-    assert classes(config, True) != classes(other, True)
-    longer = FewShotClassification(train_classes=12, ways=2, seed=1, outer_iterations=7, learning_rate=0.1)
-    assert classes(config, True) == classes(longer, True)
+def test_tasks_without_queries_have_none():
+    task = tasks.FewShot(jnp.asarray(IMAGES), jnp.arange(6), ways=6, shots=5)(jax.random.key(0))
+    assert task.query is None
+    shown = meaning(task.support[0])
+    assert {(c, d) for c, d, _ in shown} == {(c, d) for c in range(6) for d in range(5)}, "all there is"
 
 
-def test_sine_tasks_lie_on_one_wave():
-    amplitudes, phases = [], []
-    for seed in range(200):
-        (x, y), (grid, wave) = task = tasks.SineWaves(points=10)(jax.random.key(seed))
-        assert task.support[0].shape == (10, 1) and (jnp.abs(x) <= 5).all()
-        np.testing.assert_allclose(grid[:, 0], np.linspace(-5, 5, 50), atol=1e-6)
-        basis = np.concatenate([np.sin(grid), np.cos(grid)], 1)
-        (s, c), *_ = np.linalg.lstsq(basis, np.asarray(wave)[:, 0], rcond=None)
-        np.testing.assert_allclose(s * np.sin(x) + c * np.cos(x), y, atol=1e-4)
-        amplitudes.append(np.hypot(s, c))
-        phases.append(np.arctan2(c, s) % (2 * np.pi))
-    assert 0.1 <= min(amplitudes) < 0.5 and 4.5 < max(amplitudes) <= 5.0
-    assert min(phases) < 0.3 and max(phases) > 6.0
-    spaced = tasks.SineWaves(spaced=True)(jax.random.key(0))
-    assert spaced.support[0].shape == (50, 1)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(ways=5, shots=1), "5-way tasks need 5 classes, and there are 4"),
+        (dict(ways=17, shots=1, rotations=True), "17-way tasks need 17 classes, and there are 16"),
+        (dict(ways=0, shots=1), "0-way"),
+        (dict(ways=2, shots=6), "6 shots and 0 held-out examples need .* there are 5"),
+        (dict(ways=2, shots=4, queries=2), "4 shots and 2 held-out examples need .* there are 5"),
+        (dict(ways=2, shots=0), "0 shots"),
+        (dict(ways=2, shots=1, queries=-1), "-1 held-out"),
+    ],
+)
+def test_impossible_tasks_are_errors(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), **wrong)
 
 
-def test_examples_that_disagree_in_number_are_an_error():
-    with pytest.raises(ValueError, match=r"found lengths \[3, 4\]"):
-        tasks.count_examples((jnp.zeros(3), jnp.zeros(4)))
+def test_the_largest_possible_tasks_are_not_errors():
+    tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=16, shots=3, queries=2, rotations=True)
+    tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=4, shots=5)
 
 
-def test_minibatches_keep_examples_together():
-    x = jnp.arange(6.0)
-    a, b = tasks.minibatches(tasks.cycle, jax.random.key(0), (x, 10 * x), 4, 3)
-    assert a.shape == (3, 4) and jnp.array_equal(b, 10 * a)
+def test_training_and_evaluation_characters_are_apart_and_depend_on_the_seed_alone():
+    images = jnp.zeros((20, 5, 4, 4, 1), jnp.uint8)
+
+    def split(**settings):
+        config = FewShotClassification(train_classes=12, ways=2, **settings)
+        training, evaluation = (
+            config._tasks(images, training=training, shots=1, queries=1) for training in (True, False)
+        )
+        assert training.rotations and not evaluation.rotations, "only training classes are turned"
+        return training.classes.tolist(), evaluation.classes.tolist()
+
+    training, evaluation = split(seed=1)
+    assert len(training) == 12 and sorted(training + evaluation) == list(range(20))
+    assert split(seed=1, outer_iterations=7, learning_rate=0.1, inner_batch_size=3) == (training, evaluation)
+    others = [split(seed=seed)[1] for seed in range(2, 6)]
+    assert len({frozenset(classes) for classes in [evaluation, *others]}) == 5, "every seed has its own split"
+
+
+@functools.cache
+def many_waves():
+    waves = jit(jax.vmap(tasks.SineWaves(points=10)))(jax.random.split(jax.random.key(0), 500))
+    return jax.tree.map(np.asarray, waves)
+
+
+def fit(x, y):
+    """Amplitude and phase of a·sin(x + b) through the points, by least squares."""
+    basis = np.concatenate([np.sin(x), np.cos(x)], 1)
+    (s, c), *_ = np.linalg.lstsq(basis, y[:, 0], rcond=None)
+    return np.hypot(s, c), np.arctan2(c, s) % (2 * np.pi)
+
+
+def test_a_sine_task_is_points_of_one_wave():
+    (x, y), (grid, wave) = many_waves()
+    assert x.shape == y.shape == (500, 10, 1)
+    assert np.abs(x).max() <= 5
+    for i in range(500):
+        np.testing.assert_allclose(grid[i, :, 0], np.linspace(-5, 5, 50), atol=1e-6)
+        amplitude, phase = fit(grid[i], wave[i])
+        np.testing.assert_allclose(amplitude * np.sin(grid[i] + phase), wave[i], atol=1e-4)
+        np.testing.assert_allclose(amplitude * np.sin(x[i] + phase), y[i], atol=1e-4)
+        assert 0.0999 <= amplitude <= 5.0001
+
+
+def test_waves_and_points_are_drawn_evenly_and_independently():
+    (x, _), (grid, wave) = many_waves()
+    amplitudes, phases = np.transpose([fit(*pair) for pair in zip(grid, wave, strict=True)])
+    assert amplitudes.min() < 0.2 and amplitudes.max() > 4.9
+    assert phases.min() < 0.1 and phases.max() > 6.2
+    both, *_ = np.histogram2d(amplitudes, phases, bins=4, range=[(0.1, 5), (0, 2 * np.pi)])
+    assert_even(both)
+    with_points, *_ = np.histogram2d(amplitudes, x[:, 0, 0], bins=4, range=[(0.1, 5), (-5, 5)])
+    assert_even(with_points)
+    assert_even(np.histogram(x, bins=20, range=(-5, 5))[0])
+    assert len(np.unique(x)) > 4900, "points differ within a task and between tasks"
+
+
+def test_spaced_tasks_are_shown_the_fifty_points():
+    task = tasks.SineWaves(spaced=True)(jax.random.key(0))
+    assert task.support[0].shape == (50, 1)
+    assert all(jnp.array_equal(a, b) for a, b in zip(task.support, task.query, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("examples", "found"), [((jnp.zeros(3), jnp.zeros(4)), r"\[3, 4\]"), ({"x": np.zeros((2, 5)), "y": np.zeros(5)}, "")]
+)
+def test_examples_that_disagree_in_number_are_an_error(examples, found):
+    with pytest.raises(ValueError, match=f"must share their first axis; found lengths {found}"):
+        tasks.count_examples(examples)
+    with pytest.raises(ValueError, match="must share their first axis"):
+        tasks.minibatches(tasks.cycle, jax.random.key(0), examples, 2, 2)
+
+
+@pytest.mark.parametrize("schedule", list(tasks.SCHEDULES.values()))
+def test_minibatches_keep_examples_together(schedule):
+    x = np.arange(12.0).reshape(6, 2)
+    batches = tasks.minibatches(schedule, jax.random.key(0), {"x": jnp.asarray(x), "y": 10 * x[:, 0]}, 4, 3)
+    assert batches["x"].shape == (3, 4, 2) and batches["y"].shape == (3, 4)
+    assert jnp.array_equal(batches["y"], 10 * batches["x"][..., 0])
+    indices = schedule(jax.random.key(0), 6, 4, 3)
+    assert jnp.array_equal(batches["x"], x[np.asarray(indices)])
