@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -91,7 +92,8 @@ KILLED = """
 import sys, jax
 from reptile_eqx import run, use_devices
 from reptile_eqx.experiments import SineRegression
-use_devices(1)
+# A cache of its own: JAX does not write compiled programs atomically, and what is tested here are checkpoints.
+use_devices(1, compilation_cache=sys.argv[1])
 run([SineRegression(outer_iterations=4000, curve_points=200, curve_tasks=2, eval_tasks=4)])
 """
 
@@ -99,7 +101,8 @@ run([SineRegression(outer_iterations=4000, curve_points=200, curve_tasks=2, eval
 def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path):
     def process(home):
         environment = os.environ | {"REPTILE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen([sys.executable, "-c", KILLED], env=environment, stderr=subprocess.DEVNULL)
+        cache = tempfile.mkdtemp(dir=tmp_path)
+        return subprocess.Popen([sys.executable, "-c", KILLED, cache], env=environment, stderr=subprocess.DEVNULL)
 
     def states(home):
         return list((home / "data" / "runs").glob("*/state.eqx"))
