@@ -123,7 +123,7 @@ def _find(directory: str | os.PathLike | None) -> Path:
 
 def _files(folder: Path) -> list[str]:
     """Lists, zips and images below a folder, relative to it, in a fixed order; links are followed once."""
-    found, seen = [], set()
+    found, seen, lists = [], set(), {f"{split}.csv" for split in _SPLITS}
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
@@ -134,7 +134,7 @@ def _files(folder: Path) -> list[str]:
         within = os.path.relpath(root, folder)
         for name in sorted(names):
             file = name if within == "." else f"{within}/{name}"
-            if _is_image(file) or name.lower().endswith(".zip") or file in {f"{split}.csv" for split in _SPLITS}:
+            if _is_image(file) or name.lower().endswith(".zip") or file in lists:
                 found.append(file)
     return found
 
@@ -174,7 +174,8 @@ def _decode(folder: Path, files: list[str], resample: str, write: Callable[[Bloc
     if problems:
         listed = "\n  ".join(problems)
         raise DataError(
-            f"this copy of Mini-ImageNet is not whole ({folder}), {len(problems):,} faults:\n  {listed}\n"
+            f"this copy of Mini-ImageNet is not whole ({folder}); all that is wrong with it ({len(problems):,}):\n"
+            f"  {listed}\n"
             "Nothing of it was kept: mend or replace what is named, then start again."
         )
     area = {size: size[0] * size[1] for size in sizes}
@@ -210,7 +211,7 @@ def _decode_listed(
                     sizes.append(image.size)
                     converted += image.mode != "RGB"
                 if not problems:
-                    write(np.stack(pixels))
+                    write(np.stack(pixels)[None])
                 bar.update(len(images))
     return sizes, converted
 
@@ -286,6 +287,8 @@ def _read_list(path: Path, problems: list[str]) -> list[tuple[str, str]]:
         return []
     rows: dict[tuple[str, str], int] = {}
     for number, line in enumerate(lines, 2):
+        if not line:
+            continue
         if len(line) != 2 or not all(line):
             problems.append(f"{path.name}, line {number}, is {','.join(line)!r}; expected a file name and a label")
         elif (row := (line[0], line[1])) in rows:
