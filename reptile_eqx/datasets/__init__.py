@@ -10,6 +10,7 @@ from .common import contact_sheet as contact_sheet
 from .common import describe as describe
 from .glyphs import draw_glyphs as draw_glyphs
 from .mini_imagenet import MINI_IMAGENET_SPLITS as MINI_IMAGENET_SPLITS
+from .mini_imagenet import find_mini_imagenet as find_mini_imagenet
 from .mini_imagenet import load_mini_imagenet as load_mini_imagenet
 from .omniglot import load_omniglot as load_omniglot
 

@@ -71,7 +71,7 @@ def load_mini_imagenet(
     """
     if resample not in _FILTERS:
         raise ValueError(f"`resample` is {resample!r}; expected {' or '.join(_FILTERS)}")
-    folder = _find(directory)
+    folder = find_mini_imagenet(directory)
     files = _files(folder)
     images, facts = cached(
         f"mini-imagenet-{resample}-{_fingerprint(folder, files)}",
@@ -101,7 +101,8 @@ def _has_lists(folder: Path) -> bool:
     return any((folder / f"{split}.csv").is_file() for split in _SPLITS)
 
 
-def _find(directory: str | os.PathLike | None) -> Path:
+def find_mini_imagenet(directory: str | os.PathLike | None = None) -> Path:
+    """The folder that `load_mini_imagenet` would read; raises its `Unavailable` where there is none."""
     looked = candidates("mini-imagenet", directory)
     for folder in looked:
         if _has_lists(folder) or all((folder / split).is_dir() for split in _SPLITS):
