@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from .report import finished
 from .store import Record
@@ -267,4 +269,38 @@ def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
         axes.set_aspect("equal")
     row[0].set(ylabel="$\\phi_2$", title="Figure 2: exact projection (eqs. 45-47)")
     row[1].set_title("partial minimisation by k gradient steps")
+    return figure
+
+
+def speed(growth: Mapping[str, Mapping[str, Mapping[int, float]]], shares: Mapping[str, float], title: str) -> Figure:
+    """Images a second as each axis grows, and the share of the matrix-product peak that the paper's setting reaches.
+
+    `growth` maps an axis's label to lines by workload, each from the axis's values to rates; `shares` is by workload.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    *panels, bars = grid.ravel()
+    looks = dict(zip(shares, zip((GREEN, BLUE, VERMILION, ORANGE), "o^sD", strict=True), strict=False))
+    for axes, (label, lines) in zip(panels, growth.items(), strict=True):
+        grown = {name: line for name, line in lines.items() if len(line) > 1}
+        for name, line in grown.items():
+            colour, marker = looks[name]
+            axes.plot(list(line), list(line.values()), color=colour, marker=marker)
+        axes.set(xlabel=label, ylabel="images (sine: points) / s")
+        if grown:
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(sorted({value for line in grown.values() for value in line}))
+        else:
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.25)
+    for i, (name, share) in enumerate(shares.items()):
+        bars.bar(i, 100 * share, color=looks[name][0], width=0.6)
+        bars.text(i, 100 * share, f"{100 * share:.0f} %", ha="center", va="bottom", fontsize=9)
+    bars.set_xticks(range(len(shares)), [name.replace("-", "\n", 1) for name in shares])
+    bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 100))
+    handles = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(title, fontsize=11)
     return figure
