@@ -107,12 +107,11 @@ def points(config: Any, devices: int, platform_name: str) -> list[Point]:
     chosen = [Point("paper", seeds, devices, {})]
     chosen += [Point("seeds", count, devices, {}) for count in sorted(grown, key=lambda s: (s < seeds, s))]
     chosen += [Point("devices", seeds, 2**i, {}) for i in range(devices.bit_length()) if 2**i < devices]
-    growth = {"meta_batch_size": (1, 2, 5, 10), "inner_iterations": (2, 5, 10, 20), "ways": (5, 10, 20)}
-    for axis in [name for name in growth if hasattr(config, name)]:
-        own = getattr(config, axis)
-        below = [value for value in growth[axis] if value < own][-1:]
-        values = [2 * own, *below] if own > 1 else [2, 4]
-        chosen += [Point(axis, seeds, devices, {axis: value}) for value in values]
+    for axis, lowest in (("meta_batch_size", 1), ("ways", 5), ("inner_iterations", 1)):
+        if hasattr(config, axis):
+            own = getattr(config, axis)
+            values = [2 * own, max(own // 2, lowest)] if own > lowest else [2 * own, 4 * own]
+            chosen += [Point(axis, seeds, devices, {axis: value}) for value in values]
     return [point for point in chosen if point.axis != "seeds" or point.seeds != seeds]
 
 
@@ -277,11 +276,11 @@ class _Bench:
 
 
 _AXES = {
-    "seeds": "seeds side by side",
+    "seeds": "seeds trained together",
     "devices": "devices",
-    "meta_batch_size": "tasks in a meta-batch",
+    "meta_batch_size": "meta-batch size (tasks)",
+    "ways": "ways N (classes in a task)",
     "inner_iterations": "inner iterations k",
-    "ways": "ways N",
 }
 
 
@@ -361,8 +360,8 @@ def bench(
     print(f"\nThe paper's configurations on {made['device']}\n\n{paper_table(results)}")
     print(f"\nHow they grow\n\n{growth_table(results)}")
     grown = {label: {r["name"]: _line(growth(r, axis), axis) for r in results} for axis, label in _AXES.items()}
-    shares = {result["name"]: result["points"][0]["share_of_peak"] for result in results}
-    drawn = plots.speed(grown, shares, f"Training speed in total over seeds, {made['device']}")
+    papers = {result["name"]: result["points"][0] for result in results}
+    drawn = plots.speed(grown, papers, f"Speed of the paper's trainings, in total over seeds, on {made['device']}")
     folder = Path(out or places.figures_directory())
     contents = {
         "made": {**made, "platform": platform.platform(), "processor": _processor()},
@@ -380,7 +379,9 @@ def bench(
 
 
 def _line(along: Sequence[dict[str, Any]], axis: str) -> dict[int, float]:
-    return {point[axis]: point["images_per_second"] for point in along}
+    """Images a second by the axis's value, as a share of what the paper's configuration reaches."""
+    own = next((point["images_per_second"] for point in along if point["axis"] == "paper"), 1)
+    return {point[axis]: point["images_per_second"] / own for point in along}
 
 
 def _processor() -> str:
