@@ -21,13 +21,12 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from . import places, plots, presets
+from . import flops, places, plots, presets
 from .devices import use_devices
 from .experiments import same_program
 from .report import write_figure, write_json
@@ -55,35 +54,23 @@ class Workload(NamedTuple):
     layers: Callable[[int], tuple[int, ...]]
 
 
-def sine_layers(ways: int = 1) -> tuple[int, ...]:
-    """Multiplications by layer of the MLP 1 → 64 → 64 → 1; `ways` means nothing to it."""
-    return (64, 64 * 64, 64)
-
-
-def omniglot_layers(ways: int) -> tuple[int, ...]:
-    """Multiplications by layer of four convolutions with stride 2 and 64 filters (28-14-7-4-2) and the head."""
-    return _convolutional(1, 64, (14, 7, 4, 2), 256, ways)
-
-
-def mini_imagenet_layers(ways: int) -> tuple[int, ...]:
-    """Multiplications by layer of four convolutions with 32 filters, each then pooled (84-42-21-11-6), and the head."""
-    return _convolutional(3, 32, (84, 42, 21, 11), 1152, ways)
-
-
-def _convolutional(channels: int, filters: int, rows: Sequence[int], features: int, ways: int) -> tuple[int, ...]:
-    inputs = (channels, filters, filters, filters)
-    return (*[r * r * 9 * c * filters for r, c in zip(rows, inputs, strict=True)], features * ways)
-
-
 def workloads() -> dict[str, Workload]:
     """What is measured, by name: the sine waves of Section 4, Table 3's columns, Table 4."""
-    known = {"sine": Workload(functools.partial(presets.sine_runs, "paper", "reptile"), None, sine_layers)}
-    for ways in (5, 20):
-        configs = functools.partial(presets.omniglot_runs, "paper", ways)
-        known[f"omniglot-{ways}way"] = Workload(configs, (1623, 20, 28, 28, 1), omniglot_layers)
-    if hasattr(presets, "mini_imagenet_runs"):
-        configs = functools.partial(presets.mini_imagenet_runs, "paper")
-        known["mini-imagenet"] = Workload(configs, (100, 600, 84, 84, 3), mini_imagenet_layers)
+    known = {"sine": Workload(functools.partial(presets.sine_runs, "paper", "reptile"), None, flops.sine_layers)}
+    classifiers = {
+        "omniglot-5way": ((1623, 20, 28, 28, 1), flops.omniglot_layers),
+        "omniglot-20way": ((1623, 20, 28, 28, 1), flops.omniglot_layers),
+        "mini-imagenet-5way": ((100, 600, 84, 84, 3), flops.mini_imagenet_layers),
+    }
+    for name, (images, layers) in classifiers.items():
+        if hasattr(presets, "classification_runs"):
+            configs = functools.partial(presets.classification_runs, f"{name}-reptile", "paper")
+        elif name.startswith("omniglot"):
+            ways = int(name.removeprefix("omniglot-").removesuffix("way"))
+            configs = functools.partial(presets.omniglot_runs, "paper", ways)
+        else:
+            continue
+        known[name] = Workload(configs, images, layers)
     return known
 
 
@@ -113,42 +100,6 @@ def points(config: Any, devices: int, platform_name: str) -> list[Point]:
             values = [2 * own, max(own // 2, lowest)] if own > lowest else [2 * own, 4 * own]
             chosen += [Point(axis, seeds, devices, {axis: value}) for value in values]
     return [point for point in chosen if point.axis != "seeds" or point.seeds != seeds]
-
-
-def examples_per_iteration(config: Any) -> int:
-    """Images (sine: points) that one outer iteration trains on, once each."""
-    return config.meta_batch_size * config.inner_iterations * config.inner_batch_size
-
-
-def flops_by_hand(config: Any, workload: Workload) -> int:
-    """Floating-point operations of one outer iteration's layers: two for each multiplication.
-
-    A layer's forward pass, its weight gradient and its input gradient take as many each; the first layer has no
-    input gradient. Norms, activations, pooling, the optimisers and the drawing of tasks are left out.
-    """
-    layers = workload.layers(getattr(config, "ways", 1))
-    return 2 * (3 * sum(layers) - layers[0]) * examples_per_iteration(config)
-
-
-def flops_by_xla(config: Any, workload: Workload) -> float:
-    """The same by XLA's cost analysis of one compiled inner step, with all that it does.
-
-    XLA counts a loop's body once however often it runs, so one step is analysed and multiplied here.
-    """
-    one = dataclasses.replace(config, inner_iterations=1)
-    images = None if workload.images is None else jax.ShapeDtypeStruct(workload.images, jnp.uint8)
-    key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-    task = jax.eval_shape(lambda images, key: one.learner(images).tasks(key), images, key)
-    state = eqx.filter_eval_shape(lambda images, key: start(one.learner(images), key), images, key)
-    arrays, still = eqx.partition((state.model, state.inner), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-
-    def step(images, arrays, task, key):
-        model, inner = eqx.combine(arrays, still)
-        gradient, inner, loss = one.learner(images).gradient.estimate(model, inner, task, key)
-        return eqx.filter((gradient, inner, loss), eqx.is_array)
-
-    analysis = jax.jit(step).lower(images, arrays, task, key).compile().cost_analysis()
-    return analysis["flops"] * config.meta_batch_size * config.inner_iterations
 
 
 def matrix_products(devices: Sequence[jax.Device]) -> Callable[[int], None]:
@@ -258,7 +209,7 @@ class _Bench:
         peak = 2 * _PEAK_SIZE**3 * _PEAK_PRODUCTS * times * used / float(np.median(product_taken))
         rates = sorted(iterations * point.seeds / s for s in taken)
         rate = float(np.median(rates))
-        flops = flops_by_hand(configs[0], self.workload)
+        count = flops.by_hand(configs[0], self.workload.layers)
         return {
             "axis": point.axis,
             "seeds": point.seeds,
@@ -267,10 +218,10 @@ class _Bench:
             "iterations_per_call": iterations,
             "outer_iterations_per_second": rate,
             "lowest_and_highest": [rates[0], rates[-1]],
-            "images_per_second": rate * examples_per_iteration(configs[0]),
-            "flops_per_second": rate * flops,
+            "images_per_second": rate * flops.examples_per_iteration(configs[0]),
+            "flops_per_second": rate * count,
             "peak_flops_per_second": peak,
-            "share_of_peak": rate * flops / peak,
+            "share_of_peak": rate * count / peak,
             "compile_seconds": programs.train.compile_seconds,
         }
 
@@ -300,7 +251,7 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float) -> dic
     config = workload.configs(1)[0]
     todo = points(config, len(chosen), chosen[0].platform)
     bench, measured, memory = _Bench(workload, chosen, repeats), [], 0
-    with tqdm(todo, desc=f"{name:14}", unit="point") as bar:
+    with tqdm(todo, desc=f"{name:18}", unit="point") as bar:
         for point in bar:
             if measured and time.perf_counter() - began > seconds:
                 break
@@ -308,11 +259,11 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float) -> dic
             bar.set_postfix_str(", ".join(f"{label} {value}" for label, value in at.items()))
             measured.append(bench.measure(point, _GROWTH_TURN if measured else _PAPER_TURN))
             memory = memory or peak_memory(chosen[0])
-    by_hand, by_xla = flops_by_hand(config, workload), flops_by_xla(config, workload)
+    by_hand, by_xla = flops.by_hand(config, workload.layers), flops.by_xla(config, workload.images)
     return {
         "name": name,
         "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"},
-        "images_per_iteration": examples_per_iteration(config),
+        "images_per_iteration": flops.examples_per_iteration(config),
         "flops_per_iteration_by_hand": by_hand,
         "flops_per_iteration_by_xla": by_xla,
         "flops_per_second_by_xla": by_xla * measured[0]["outer_iterations_per_second"],

@@ -309,7 +309,7 @@ def speed(
         unit = "points" if name == "sine" else "images"
         bars.bar(i, share, color=looks[name][0], width=0.6)
         bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}\n{unit}/s", ha="center", va="bottom")
-    bars.set_xticks(range(len(papers)), [name.replace("-", "\n", 1) for name in papers])
+    bars.set_xticks(range(len(papers)), ["\n".join(name.rsplit("-", 1)) for name in papers])
     bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
     handles = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
