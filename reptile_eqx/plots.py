@@ -1,11 +1,14 @@
 """The paper's figures, drawn from run records alone."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from .report import finished
 from .store import Record
@@ -267,4 +270,48 @@ def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
         axes.set_aspect("equal")
     row[0].set(ylabel="$\\phi_2$", title="Figure 2: exact projection (eqs. 45-47)")
     row[1].set_title("partial minimisation by k gradient steps")
+    return figure
+
+
+def speed(
+    growth: Mapping[str, Mapping[str, Mapping[int, float]]], papers: Mapping[str, Mapping[str, Any]], title: str
+) -> Figure:
+    """How the rate of training changes along each axis, and what the paper's configurations reach.
+
+    **Arguments:**
+
+    - `growth`: by an axis's label and a workload's name, images a second (from the axis's values), as a share of those
+      of the paper's configuration.
+    - `papers`: by workload, the paper's configuration's `share_of_peak` and `images_per_second`.
+    - `title`: above it all.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    *panels, bars = grid.ravel()
+    looks = dict(zip(papers, zip((GREEN, BLUE, VERMILION, ORANGE), "o^sD", strict=True), strict=False))
+    for axes, (label, lines) in zip(panels, growth.items(), strict=True):
+        grown = {name: line for name, line in lines.items() if len(line) > 1}
+        for name, line in grown.items():
+            colour, marker = looks[name]
+            axes.plot(list(line), list(line.values()), color=colour, marker=marker)
+        axes.set(xlabel=label, ylabel="images / s (paper's setting = 1)")
+        if grown:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted({value for line in grown.values() for value in line}))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+        else:
+            axes.set(xticks=(), yticks=())
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
+        axes.grid(alpha=0.25)
+    for i, (name, paper) in enumerate(papers.items()):
+        share = 100 * paper["share_of_peak"]
+        unit = "points" if name == "sine" else "images"
+        bars.bar(i, share, color=looks[name][0], width=0.6)
+        bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}\n{unit}/s", ha="center", va="bottom")
+    bars.set_xticks(range(len(papers)), ["\n".join(name.rsplit("-", 1)) for name in papers])
+    bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
+    handles = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(title, fontsize=11)
     return figure

@@ -67,6 +67,11 @@ def save_figure(
 ) -> list[Path]:
     """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths."""
     folder = Path(figures or places.figures_directory())
+    return [*write_figure(figure, folder, name), _save_json(folder, name, records, more)]
+
+
+def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `NAME.png` and `NAME.svg` into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in ("png", "svg"):
@@ -77,7 +82,7 @@ def save_figure(
             figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         partial.replace(path)
         paths.append(path)
-    return [*paths, _save_json(folder, name, records, more)]
+    return paths
 
 
 def save_table(
@@ -115,8 +120,13 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def _save_json(folder, name, records, more):
+    return write_json(folder, name, provenance(records, **more))
+
+
+def write_json(folder: Path, name: str, contents: Mapping[str, Any]) -> Path:
+    """Write `NAME.json` into a folder; returns its path."""
     path = folder / f"{name}.json"
-    write_text(path, json.dumps(provenance(records, **more), indent=1) + "\n")
+    write_text(path, json.dumps(contents, indent=1) + "\n")
     return path
 
 
