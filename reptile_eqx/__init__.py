@@ -8,6 +8,7 @@ from . import nn as nn
 from . import plots as plots
 from . import presets as presets
 from . import report as report
+from . import sweeps as sweeps
 from . import theory as theory
 from .devices import use_devices as use_devices
 from .evaluation import Accuracy as Accuracy

@@ -173,7 +173,10 @@ def test_a_seed_does_not_depend_on_the_seeds_and_devices_beside_it(kind, tmp_pat
 def test_a_diverged_run_says_so_and_leaves_the_others_alone():
     diverging = SineRegression(seed=0, inner_step_size=1e9, outer_step_size=1.0, **SINE)
     sound = SineRegression(seed=1, **SINE)
-    records = rx.run([diverging, sound])
+    with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1 of seed 0"):
+        records = rx.run([diverging, sound])
+    assert "outer iterations 0 and 1 of seed 0" in records[0].made["diverged"]
+    assert "diverged" not in records[1].made
     assert [record.status for record in records] == ["diverged", "finished"]
     assert records[0].results == {}
     assert "1 of 2 trainings diverged" in rx.report.scale(records, 60, 2)
