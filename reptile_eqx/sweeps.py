@@ -68,8 +68,8 @@ ABLATIONS = {
     "algorithm": ("reptile", "joint"),
 }
 """What is varied around 5-way Reptile as in Table 3, and over which values: hyper-parameters that had little effect
-(Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint training
-instead, fine-tuned like the others (Section 7)."""
+(Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
+training instead, fine-tuned like the others (Section 7)."""
 
 # Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
 _ALONG = {"joint": dict(inner_iterations=1, inner_batch_size=50)}
@@ -133,7 +133,7 @@ def figure_4_runs(
     seeds: int | Sequence[int] | None = None,
     outer_iterations: int | None = None,
     **data: Any,
-) -> dict[str, dict[float, list[FewShotClassification]]]:
+) -> dict[str, dict[float | int, list[FewShotClassification]]]:
     """Section 6.3's trainings of a panel ("4a", "4b" or "4c"), by line and by swept value.
 
     A separate tail leaves 15 of the 20 drawings for the batches before it, so that its lines stop at batches of 75. 4c

@@ -185,6 +185,14 @@ def test_a_diverged_run_says_so_and_leaves_the_others_alone():
         rx.report.finished(records[:1])
 
 
+def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
+    """The loss of an iteration is taken before its update, so that it is finite here."""
+    steep = dict(algorithm="joint", inner_batch_size=50, inner_iterations=1, inner_step_size=1e3, outer_step_size=1e38)
+    with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1"):
+        (record,) = rx.run([SineRegression(**(SINE | steep | dict(outer_iterations=1, curve_points=0)))])
+    assert record.status == "diverged"
+
+
 def test_the_state_of_a_run_not_made_here_is_an_error():
     with pytest.raises(FileNotFoundError, match="has not been trained here"):
         rx.load_state(SineRegression(seed=5))
