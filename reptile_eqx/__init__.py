@@ -3,6 +3,7 @@
 Nothing here starts JAX on import: call `use_devices` first to choose cores or GPUs.
 """
 
+from . import claims as claims
 from . import datasets as datasets
 from . import nn as nn
 from . import plots as plots

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .report import SETTINGS, finished
+from .claims import SETTINGS
+from .report import finished
 from .store import Record
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
@@ -302,18 +303,23 @@ def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, n
     return figure
 
 
-def coefficient_errors(alphas: np.ndarray, errors: Mapping[int, Mapping[str, np.ndarray]], name: str) -> Figure:
-    """Where the Taylor series breaks: relative error of AvgGradInner's coefficient against αk."""
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for (k, by_algorithm), marker in zip(errors.items(), "os^", strict=False):
-        for algorithm, values in by_algorithm.items():
-            label = f"{algorithm}, k = {k}"
-            axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
-    axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":", label="2 %")
-    axes.set(xlabel="αk", ylabel="relative error of AvgGradInner's coefficient", ylim=(1e-5, 1e3))
-    axes.set_title(f"Where the Taylor series breaks: {name}", fontsize=10)
-    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=len(errors) + 1)
-    axes.grid(alpha=0.25)
+def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]) -> Figure:
+    """Where the Taylor series breaks: relative error of AvgGradInner's coefficient against αk, a panel a network."""
+    size = (5.2 * len(problems), 4.4)
+    figure, row = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, (name, errors) in zip(row[0], problems.items(), strict=True):
+        for (k, by_algorithm), marker in zip(errors.items(), "os^", strict=False):
+            for algorithm, values in by_algorithm.items():
+                label = f"{algorithm}, k = {k}"
+                axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
+        axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":", label="2 %")
+        axes.set(xlabel="αk", ylim=(1e-5, 1e3))
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.25)
+    row[0, 0].set_ylabel("relative error of AvgGradInner's coefficient")
+    figure.legend(
+        *row[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=5
+    )
     return figure
 
 

@@ -323,6 +323,25 @@ def test_memory_of_maml_does_not_grow_with_k_but_for_the_parameters():
     assert 4 * size < 4 * 16 * batch_size, "one layer's activations would show"
 
 
+@pytest.mark.parametrize("b1", [0.0, 0.9])
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_experiments_adam_has_its_momentum_and_rolls_on_or_not(b1, reset):
+    sizes = dict(inner_iterations=2, inner_batch_size=3, training_shots=6, ways=3, train_classes=4)
+    config = FewShotClassification(adam_b1=b1, reset_optimiser=reset, **sizes)
+    gradient = config.learner(np.zeros((6, 6, 28, 28, 1), np.uint8)).gradient
+    model = Classifier(eqx.nn.MLP(2, 3, 8, 1, activation=jnp.tanh, key=jax.random.key(0)))
+    task = Task((jax.random.normal(jax.random.key(1), (6, 2)), jnp.arange(6) % 3))
+    theirs = reptile(sum_cross_entropy, reference_adam(1e-3, b1=b1), steps=2, batch_size=3)
+    ours, fresh = gradient.start(model), theirs.start(model)
+    first, ours, _ = gradient.estimate(model, ours, task, jax.random.key(2))
+    wanted, after, _ = theirs.estimate(model, fresh, task, jax.random.key(2))
+    assert_close(leaves(first), leaves(wanted), rtol=1e-6)
+    assert ours.count == (0 if reset else 2)
+    second, _, _ = gradient.estimate(model, ours, task, jax.random.key(3))
+    wanted, _, _ = theirs.estimate(model, fresh if reset else after, task, jax.random.key(3))
+    assert_close(leaves(second), leaves(wanted), rtol=1e-6)
+
+
 class Classifier(eqx.Module):
     """A batch of points in the plane to logits of three classes."""
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 import reptile_eqx as rx
-from reptile_eqx import places, plots, report, sweeps
+from reptile_eqx import claims, places, plots, sweeps
 from reptile_eqx.experiments import FewShotClassification, same_program
 from reptile_eqx.presets import PROFILES, TABLE_3
 from reptile_eqx.store import Record
@@ -103,7 +103,7 @@ def test_settings_that_cannot_be_are_named_at_the_door(setting, message):
 
 def record(accuracy, seed=0, ci95=0.01, status="finished", field="outer_step_size", value=1.0):
     """A made-up record of a 5-shot run whose accuracy was the same all along."""
-    cells = {"5-shot": {s: {"mean": accuracy, "ci95": ci95, "tasks": 9} for s in report.SETTINGS}}
+    cells = {"5-shot": {s: {"mean": accuracy, "ci95": ci95, "tasks": 9} for s in claims.SETTINGS}}
     config = dict(eval_shots=[5], seed=seed, outer_iterations=10) | {field: value}
     results = cells if status == "finished" else {}
     return Record(f"run-{seed}", "Fake", config, status, [{"iteration": 5, **cells}], results, {})
@@ -112,30 +112,30 @@ def record(accuracy, seed=0, ci95=0.01, status="finished", field="outer_step_siz
 def test_a_difference_within_its_interval_cannot_be_told():
     good, equal, bad = [record(0.9), record(0.8, seed=1)], [record(0.845)], [record(0.7)]
     # Intervals of the means are 0.71 and 1 points, of the difference 1.22.
-    assert report.above(good, bad) is True
-    assert report.above(bad, good) is False
-    assert report.above(good, equal) is None
-    assert report.above(good, bad, by=13) is True
-    assert report.above(good, bad, by=14) is None
-    assert report.above(good, bad, by=17) is False
+    assert claims.above(good, bad) is True
+    assert claims.above(bad, good) is False
+    assert claims.above(good, equal) is None
+    assert claims.above(good, bad, by=13) is True
+    assert claims.above(good, bad, by=14) is None
+    assert claims.above(good, bad, by=17) is False
     lost = [record(0.9, status="diverged")]
-    assert report.above(lost, bad) is None
-    assert report.above([*good, *lost], bad) is True
+    assert claims.above(lost, bad) is None
+    assert claims.above([*good, *lost], bad) is True
 
 
 def test_all_of_several_things():
-    assert report.every([True, True]) is True
-    assert report.every([True, None, False]) is False
-    assert report.every([True, None]) is None
-    assert report.every([]) is None
-    assert report.verdict("so it is", None, "small") == "cannot be told at this scale: so it is"
-    assert report.verdict("so it is", np.bool_(True), "small") == "holds: so it is"
-    assert report.verdict("so it is", False) == "does not hold: so it is"
+    assert claims.every([True, True]) is True
+    assert claims.every([True, None, False]) is False
+    assert claims.every([True, None]) is None
+    assert claims.every([]) is None
+    assert claims.verdict("so it is", None, "small") == "cannot be told at this scale: so it is"
+    assert claims.verdict("so it is", np.bool_(True), "small") == "holds: so it is"
+    assert claims.verdict("so it is", False) == "does not hold: so it is"
 
 
 def test_a_table_of_accuracies_says_which_training_diverged():
     trainings = {"a": [record(0.9), record(0.8, seed=1)], "b": [record(0.5, status="diverged")]}
-    table = report.accuracy_table(trainings, "Training").set_index("Training")
+    table = claims.accuracy_table(trainings, "Training").set_index("Training")
     assert table.loc["a", "5-shot, non-transductive"] == "85.00 ± 7.07 %"
     assert table.loc["b", "5-shot, transductive"] == "diverged"
 
