@@ -3,11 +3,13 @@
 Nothing here starts JAX on import: call `use_devices` first to choose cores or GPUs.
 """
 
+from . import claims as claims
 from . import datasets as datasets
 from . import nn as nn
 from . import plots as plots
 from . import presets as presets
 from . import report as report
+from . import sweeps as sweeps
 from . import tables as tables
 from . import theory as theory
 from .devices import use_devices as use_devices

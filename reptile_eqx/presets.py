@@ -93,58 +93,6 @@ TABLE_2 = {
 }
 """Table 2: accuracy on Omniglot in percent and its ±, by algorithm and `(shots, ways)`."""
 
-_GRADIENTS = dict(
-    optimiser="sgd",
-    learning_rate=3e-3,
-    meta_batch_size=1,
-    outer_iterations=40_000,
-    eval_inner_iterations=5,
-    eval_inner_batch_size=25,
-    eval_shots=(5,),
-)
-TABLE_5 = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
-"""Table 5: hyper-parameters of Section 6.2, plain SGD inside and outside, no meta-batch."""
-
-TABLE_6 = {
-    "4a": _GRADIENTS | dict(inner_batch_size=25, outer_step_size=1.0, training_shots=20),
-    "4b": _GRADIENTS | dict(inner_iterations=4, outer_step_size=1.0, training_shots=20),
-    "4c": _GRADIENTS | dict(inner_batch_size=100, inner_iterations=4, training_shots=20),
-}
-"""Table 6: hyper-parameters of Section 6.3, by panel of Figure 4; what a panel sweeps is left out."""
-
-COMBINATIONS = {
-    "g1": (1.0,),
-    "g2": (0.0, 1.0),
-    "g1+g2": (1.0, 1.0),
-    "½(g1+g2)": (0.5, 0.5),
-    "g3": (0.0, 0.0, 1.0),
-    "g1+g2+g3": (1.0, 1.0, 1.0),
-    "⅓(g1+g2+g3)": (1 / 3, 1 / 3, 1 / 3),
-    "g4": (0.0, 0.0, 0.0, 1.0),
-    "g1+g2+g3+g4": (1.0, 1.0, 1.0, 1.0),
-    "¼(g1+g2+g3+g4)": (0.25, 0.25, 0.25, 0.25),
-}
-"""Figure 3's curves and their weights."""
-
-TAIL = 5
-"""Shots per class that a separate tail sets aside in Figure 4: one batch of 25."""
-
-LINES = {
-    "Reptile": dict(algorithm="reptile"),
-    "FOMAML, shared tail, cycle": dict(algorithm="fomaml"),
-    "FOMAML, shared tail, replacement": dict(algorithm="fomaml", schedule="replacement"),
-    "FOMAML, separate tail, cycle": dict(algorithm="fomaml", tail=TAIL),
-    "FOMAML, separate tail, replacement": dict(algorithm="fomaml", tail=TAIL, schedule="replacement"),
-}
-"""Figure 4's lines."""
-
-SWEEPS = {
-    "4a": ("inner_iterations", (2, 3, 4, 5, 6, 8)),
-    "4b": ("inner_batch_size", (25, 50, 75, 100)),
-    "4c": ("outer_step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
-}
-"""What each panel of Figure 4 sweeps, and over which values."""
-
 _SINE = {
     "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10),
     "quick": {},
@@ -165,17 +113,7 @@ _CLASSIFICATION = {
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": {},
 }
-_FIGURE_3 = {
-    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2),
-    "quick": dict(outer_iterations=4000, curve_points=8, curve_tasks=50, eval_tasks=300),
-    "paper": dict(curve_points=40),
-}
-_FIGURE_4 = {
-    "smoke": dict(outer_iterations=2, curve_points=0, eval_tasks=2),
-    "quick": dict(outer_iterations=1000, curve_points=1, curve_tasks=2, eval_tasks=300),
-    "paper": dict(curve_points=10),
-}
-_ABLATION_SEEDS = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
+_SEEDS = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 _SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
 
 
@@ -271,70 +209,6 @@ def classification_runs(
     if eval_tasks is not None:
         settings["eval_tasks"] = eval_tasks
     return [FewShotClassification(seed=seed, **settings) for seed in seeds_of(profile, seeds)]
-
-
-def figure_3_runs(
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    dataset: str = "omniglot",
-    train_classes: int = 1200,
-) -> dict[str, list[FewShotClassification]]:
-    """Section 6.2's trainings, by combination. With k gradients a task has 5k shots, so that batches do not overlap."""
-    scaled = _scaled(_FIGURE_3, profile, outer_iterations)
-    return {
-        label: [
-            FewShotClassification(
-                **TABLE_5 | scaled,
-                algorithm="combination",
-                weights=weights,
-                inner_iterations=len(weights),
-                training_shots=5 * len(weights),
-                dataset=dataset,
-                train_classes=train_classes,
-                seed=seed,
-            )
-            for seed in seeds_of(profile, seeds, _ABLATION_SEEDS)
-        ]
-        for label, weights in COMBINATIONS.items()
-    }
-
-
-def figure_4_runs(
-    panel: str,
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    dataset: str = "omniglot",
-    train_classes: int = 1200,
-) -> dict[str, dict[float, list[FewShotClassification]]]:
-    """Section 6.3's trainings of a panel ("4a", "4b" or "4c"), by line and by swept value.
-
-    A separate tail leaves 15 of the 20 drawings for the batches before it, so that its lines stop at batches of 75. 4c
-    sweeps shared-tail FOMAML with full batches alone.
-    """
-    swept, values = SWEEPS[panel]
-    values = values[::4] if profile == "smoke" else values
-    scaled = _scaled(_FIGURE_4, profile, outer_iterations)
-    runs = {}
-    for line, settings in LINES.items():
-        if panel == "4c" and line != "FOMAML, shared tail, cycle":
-            continue
-        largest = 5 * (20 - settings.get("tail", 0))
-        runs[line] = {
-            value: [
-                FewShotClassification(
-                    **TABLE_6[panel] | settings | scaled | {swept: value},
-                    dataset=dataset,
-                    train_classes=train_classes,
-                    seed=seed,
-                )
-                for seed in seeds_of(profile, seeds, _ABLATION_SEEDS)
-            ]
-            for value in values
-            if panel != "4b" or value <= largest
-        }
-    return runs
 
 
 def _check(profile):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,10 @@ _SECONDS_BETWEEN_EVALUATIONS = 20.0
 
 @dataclass
 class Training:
-    """A run under way: its state, as arrays on the host, and its learning curve so far."""
+    """A run under way: its state, as arrays on the host, and its learning curve so far.
+
+    `diverged` says where the loss or a parameter stopped being finite, and is empty while all are.
+    """
 
     config: Any
     path: Path
@@ -38,12 +42,12 @@ class Training:
     iteration: int = 0
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
-    diverged: bool = False
+    diverged: str = ""
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.diverged or self.iteration >= self.config.outer_iterations
+        return bool(self.diverged) or self.iteration >= self.config.outer_iterations
 
     @property
     def stops(self) -> list[int]:
@@ -254,7 +258,10 @@ def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
         training.state = state
         training.iteration += iterations
         training.seconds += seconds
-        training.diverged = not np.isfinite(loss)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, loss))):
+            begun, seed = training.iteration - iterations, training.config.seed
+            training.diverged = f"between outer iterations {begun} and {training.iteration} of seed {seed}"
+            warnings.warn(f"{training.config.name}: not finite any more {training.diverged}", stacklevel=2)
     return max(1, min(round(iterations * _SECONDS_BETWEEN_CHECKPOINTS / seconds), 10 * max(iterations, chunk)))
 
 

@@ -38,10 +38,10 @@ class Record:
 
     - `name`: the run's name and the hash of its configuration.
     - `kind`, `config`: the configuration's class and fields.
-    - `status`: "finished", or "diverged" where the loss stopped being finite.
+    - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
-    - `made`: data, device, versions, commit, date, seconds of training.
+    - `made`: data, device, versions, commit, date, seconds of training; where it diverged, if it did.
     """
 
     name: str
@@ -186,6 +186,8 @@ def _state_path(config: Any) -> Path:
 def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -> Record:
     config = training.config
     made = {**made, "training_seconds": round(training.seconds, 1)}
+    if training.diverged:
+        made["diverged"] = training.diverged
     return Record(
         name=run_name(config),
         kind=type(config).__name__,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6, TRAININGS
+from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
 from .report import finished, mean_and_spread
 from .store import Record
 

@@ -173,13 +173,24 @@ def test_a_seed_does_not_depend_on_the_seeds_and_devices_beside_it(kind, tmp_pat
 def test_a_diverged_run_says_so_and_leaves_the_others_alone():
     diverging = SineRegression(seed=0, inner_step_size=1e9, outer_step_size=1.0, **SINE)
     sound = SineRegression(seed=1, **SINE)
-    records = rx.run([diverging, sound])
+    with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1 of seed 0"):
+        records = rx.run([diverging, sound])
+    assert "outer iterations 0 and 1 of seed 0" in records[0].made["diverged"]
+    assert "diverged" not in records[1].made
     assert [record.status for record in records] == ["diverged", "finished"]
     assert records[0].results == {}
     assert "1 of 2 trainings diverged" in rx.report.scale(records, 60, 2)
     assert rx.report.finished(records) == [records[1]]
     with pytest.raises(ValueError, match="diverged"):
         rx.report.finished(records[:1])
+
+
+def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
+    """The loss of an iteration is taken before its update, so that it is finite here."""
+    steep = dict(algorithm="joint", inner_batch_size=50, inner_iterations=1, inner_step_size=1e3, outer_step_size=1e38)
+    with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1"):
+        (record,) = rx.run([SineRegression(**(SINE | steep | dict(outer_iterations=1, curve_points=0)))])
+    assert record.status == "diverged"
 
 
 def test_the_state_of_a_run_not_made_here_is_an_error():
