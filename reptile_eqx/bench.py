@@ -63,13 +63,7 @@ def workloads() -> dict[str, Workload]:
         "mini-imagenet-5way": ((100, 600, 84, 84, 3), flops.mini_imagenet_layers),
     }
     for name, (images, layers) in classifiers.items():
-        if hasattr(presets, "classification_runs"):
-            configs = functools.partial(presets.classification_runs, f"{name}-reptile", "paper")
-        elif name.startswith("omniglot"):
-            ways = int(name.removeprefix("omniglot-").removesuffix("way"))
-            configs = functools.partial(presets.omniglot_runs, "paper", ways)
-        else:
-            continue
+        configs = functools.partial(presets.classification_runs, f"{name}-reptile", "paper")
         known[name] = Workload(configs, images, layers)
     return known
 

@@ -22,6 +22,11 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float("nan")
 
 
+def percent(mean: float, spread: float) -> str:
+    """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
+    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
+
+
 def finished(records: Sequence[Record]) -> list[Record]:
     """The records of trainings that did not diverge; raises `ValueError` where none is left."""
     kept = [record for record in records if record.status == "finished"]

@@ -6,13 +6,9 @@ import numpy as np
 import pandas as pd
 
 from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
-from .report import finished, mean_and_spread
+from .report import finished, mean_and_spread, percent
 from .store import Record
-
-
-def percent(mean: float, spread: float) -> str:
-    """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
-    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
+from .sweeps import TABLE_5, TABLE_6
 
 
 def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
