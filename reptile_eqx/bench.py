@@ -269,6 +269,16 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float) -> dic
     }
 
 
+def _in_a_fresh_process(name: str, devices: int | None, repeats: int, seconds: float) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure, name, devices, repeats, seconds).result()
+
+
+def paper_speed(name: str, devices: int | None = None) -> float:
+    """Floating-point operations a second of one workload as the paper has it, in total over seeds, from one call."""
+    return _in_a_fresh_process(name, devices, 1, 0.0)["points"][0]["flops_per_second"]
+
+
 def bench(
     only: Sequence[str] = (),
     repeats: int = 5,
@@ -296,11 +306,9 @@ def bench(
             raise ValueError(f"`{what}` is {given}; expected 1 or more")
     load, began, results = os.getloadavg()[0], time.perf_counter(), []
     names = [name for name in workloads() if name in only or not only]
-    spawn = multiprocessing.get_context("spawn")
     for i, name in enumerate(names):
         left = (seconds - (time.perf_counter() - began)) / (len(names) - i)
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            results.append(process.submit(measure, name, devices, repeats, left).result())
+        results.append(_in_a_fresh_process(name, devices, repeats, left))
     made = [result.pop("made") for result in results][0]
     print(f"\nThe paper's configurations on {made['device']}\n\n{paper_table(results)}")
     print(f"\nHow they grow\n\n{growth_table(results)}")

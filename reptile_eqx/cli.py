@@ -11,8 +11,9 @@ import nbclient.exceptions
 import nbformat
 import papermill
 import papermill.exceptions
+from tabulate import tabulate
 
-from . import bench, datasets, places
+from . import bench, datasets, places, plan
 from .presets import PROFILES
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
@@ -22,7 +23,8 @@ from its last checkpoint. A notebook that fails does not stop the others; the ex
 examples:
   reptile-eqx run                                   all notebooks, minutes on two cores
   reptile-eqx run 1 --profile smoke                 the first notebook, seconds
-  reptile-eqx run 3 --profile paper                 Table 3's trainings at the paper's scale
+  reptile-eqx run 3 --profile paper                 Tables 1 and 2 at the paper's scale
+  reptile-eqx run --profile paper --dry-run         what that trains, and how long it takes here
   reptile-eqx run 3 -p outer_iterations 20000 -p seeds 1
 """
 
@@ -74,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="set a notebook's parameter; may be repeated",
     )
     run.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
+    run.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes here")
     run.add_argument("--out", type=Path, help="folder for figures and executed notebooks (default: figures/)")
     run.set_defaults(function=_run)
     data = commands.add_parser(
@@ -111,6 +114,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     given |= {"devices": options.devices} if options.devices else {}
     given |= {"figures": str(out)} if options.out else {}
     _check_parameters(parser, notebooks, given)
+    if options.dry_run:
+        return _plan(notebooks, given)
     began, failed = time.time(), []
     for notebook in notebooks:
         print(f"\n{notebook.name}", file=sys.stderr)
@@ -125,6 +130,16 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if failed:
         print(f"Failed: {', '.join(failed)}; the error is at the end of each one in {out / 'notebooks'}.")
     return len(failed)
+
+
+def _plan(notebooks: list[Path], given: dict[str, Any]) -> int:
+    known = ("profile", "seeds", "outer_iterations", "eval_tasks", "train")
+    chosen = plan.steps(**{name: value for name, value in given.items() if name in known})
+    stems = [notebook.stem for notebook in notebooks]
+    left = plan.table([step for step in chosen if step.notebook in stems], given.get("devices"))
+    formats = ["", "", ",", ",", ",", ",.1f", ",.1f", ".2f"]
+    print(tabulate(left, headers="keys", showindex=False, floatfmt=formats, intfmt=","))
+    return 0
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:

@@ -276,7 +276,7 @@ class FewShotClassification:
         _check(self, ("reptile", "joint", "fomaml", "maml", "combination"))
         for field in ("ways", "training_shots", "outer_iterations", "eval_inner_iterations"):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "1 or more")
-        sizes = self._eval_batch_sizes()
+        sizes = self.eval_batch_sizes
         _require("eval_inner_batch_size", self.eval_inner_batch_size,
                  len(sizes) == len(self.eval_shots) and min(sizes, default=0) >= 1,
                  f"1 or more, or that for each of the {len(self.eval_shots)} `eval_shots`")  # fmt: skip
@@ -300,7 +300,9 @@ class FewShotClassification:
             return optax.sgd(self.learning_rate)
         return reference_adam(self.learning_rate, b1=self.adam_b1)
 
-    def _eval_batch_sizes(self) -> tuple[int, ...]:
+    @property
+    def eval_batch_sizes(self) -> tuple[int, ...]:
+        """The batch size of the adaptation at each of `eval_shots`."""
         size = self.eval_inner_batch_size
         return size if isinstance(size, tuple) else (size,) * len(self.eval_shots)
 
@@ -358,7 +360,7 @@ class FewShotClassification:
                 at_once=max(1, 2**25 // pixels),
             )
 
-        return tuple(map(at, self.eval_shots, self._eval_batch_sizes()))
+        return tuple(map(at, self.eval_shots, self.eval_batch_sizes))
 
 
 def same_program(config: Any) -> Any:

@@ -47,6 +47,25 @@ def by_hand(config: Any, layers: Callable[[int], tuple[int, ...]]) -> int:
     return 2 * (3 * sum(multiplications) - multiplications[0]) * examples_per_iteration(config)
 
 
+def of_evaluation(config: Any, layers: Callable[[int], tuple[int, ...]]) -> int:
+    """Floating-point operations of a run's evaluations, along training and at the end, counted as `by_hand` does.
+
+    A task's adaptation, and for a classification task its held-out images classified together, and each with the
+    whole support beside it.
+    """
+    ways = getattr(config, "ways", 1)
+    multiplications = layers(ways)
+    forward, both = 2 * sum(multiplications), 2 * (3 * sum(multiplications) - multiplications[0])
+    if ways == 1:
+        a_task = config.eval_inner_iterations * 10 * both
+    else:
+        a_task = sum(
+            config.eval_inner_iterations * batch_size * both + ways * (ways * shots + 2) * forward
+            for shots, batch_size in zip(config.eval_shots, config.eval_batch_sizes, strict=True)
+        )
+    return (config.eval_tasks + config.curve_points * config.curve_tasks) * a_task
+
+
 def by_xla(config: Any, images: tuple[int, ...] | None) -> float:
     """The same by XLA's cost analysis of the compiled inner step, with all that it does.
 

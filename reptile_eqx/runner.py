@@ -81,6 +81,13 @@ class Training:
             self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
         return True
 
+    def saved_iteration(self) -> int:
+        """How far the checkpoint on disk is; 0 where there is none."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            return json.loads(file.readline())["iteration"]
+
     def _seen_path(self, measurement: Measurement) -> Path:
         # The folder is the training's. Tasks are numbered, so that more of them only add to the same file.
         asked = {name: getattr(self.config, name) for name in self.config.measured if name != "eval_tasks"}

@@ -161,6 +161,14 @@ def run(
     return [find_record(config, figures) for config in configs]
 
 
+def iterations_left(config: Any, figures: str | os.PathLike | None = None) -> int | None:
+    """Outer iterations that a run's checkpoint here is short of; `None` where its record is there: nothing is left."""
+    if find_record(config, figures) is not None:
+        return None
+    training = Training(config, _state_path(config))
+    return config.outer_iterations - training.saved_iteration()
+
+
 def load_state(config: Any, shared: PyTree = None) -> State:
     """The trained state of a run that was made on this machine; raises `FileNotFoundError` where it is not."""
     like = eqx.filter_eval_shape(lambda: start(config.learner(shared), jax.random.PRNGKey(0)))

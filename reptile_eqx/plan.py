@@ -1,0 +1,109 @@
+"""What a profile trains, in order of worth, and how long that takes on this machine: `reptile-eqx run --dry-run`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from . import bench, flops, presets, sweeps
+from .experiments import SineRegression
+from .store import iterations_left
+
+# MAML's second derivatives, beside the first ones that FOMAML takes; `bench` measures neither.
+_MAML = 3.0
+
+
+class Step(NamedTuple):
+    """A part of a notebook: what it trains, and the run configurations."""
+
+    notebook: str
+    what: str
+    configs: list[Any]
+
+
+def steps(
+    profile: str,
+    seeds: int | Sequence[int] | None = None,
+    outer_iterations: int | None = None,
+    eval_tasks: int | None = None,
+    train: Sequence[str] | None = None,
+) -> list[Step]:
+    """All that the notebooks train at a profile, in the order in which they do. The arguments are their parameters."""
+    scale = (profile, seeds, outer_iterations)
+    found = [
+        Step("1_sine_regression", f"Figure 1, {algorithm}", presets.sine_runs(profile, algorithm, *scale[1:]))
+        for algorithm in ("random", "joint", "fomaml", "maml", "reptile")
+    ]
+    found += [
+        Step("2_analysis", f"Section 5, {algorithm}", presets.analysis_runs(profile, algorithm, *scale[1:]))
+        for algorithm in ("joint", "fomaml", "maml", "reptile")
+    ]
+    found += [
+        Step("3_classification", name, presets.classification_runs(name, *scale, eval_tasks))
+        for name in presets.trainings_of(profile, train)
+    ]
+    found.append(Step("4_ablations", "Figure 3", list(_leaves(sweeps.figure_3_runs(*scale)))))
+    for panel in sweeps.SWEEPS:
+        found.append(Step("4_ablations", f"Figure {panel}", list(_leaves(sweeps.figure_4_runs(panel, *scale)))))
+    for swept in sweeps.ABLATIONS:
+        configs = list(_leaves(sweeps.ablation_runs(swept, *scale)))
+        found.append(Step("4_ablations", f"Table 3, varied: {swept}", configs))
+    return found
+
+
+def _leaves(runs: Any) -> Iterator[Any]:
+    for node in runs.values() if isinstance(runs, dict) else runs:
+        if isinstance(node, dict | list):
+            yield from _leaves(node)
+        else:
+            yield node
+
+
+def table(found: Sequence[Step], devices: int | None = None) -> pd.DataFrame:
+    """A row for each step: its runs, what is left of them, and the hours that takes here, with their sum.
+
+    Speed is measured on one short training of each network that is still needed (`bench`), and scaled by the
+    floating-point operations of training and evaluation. Runs that several steps have in common count for the first.
+    """
+    seen, left = set(), []
+    for step in found:
+        fresh = [config for config in dict.fromkeys(step.configs) if config not in seen]
+        seen.update(fresh)
+        left.append([_Left(config) for config in fresh if iterations_left(config) is not None])
+    speed = {name: bench.paper_speed(name, devices) for name in sorted({run.workload for some in left for run in some})}
+    rows = [
+        {
+            "Notebook": step.notebook,
+            "What": step.what,
+            "Runs": len(step.configs),
+            "To do": len(some),
+            "Outer iterations": sum(run.iterations for run in some),
+            "Images (millions)": sum(run.examples for run in some) / 1e6,
+            "TFLOP": sum(run.operations for run in some) / 1e12,
+            "Hours here": sum(run.operations / speed[run.workload] for run in some) / 3600,
+        }
+        for step, some in zip(found, left, strict=True)
+    ]
+    whole = pd.DataFrame(rows)
+    total = {"Notebook": "", "What": "all", **whole.drop(columns=["Notebook", "What"]).sum().to_dict()}
+    whole = pd.concat([whole, pd.DataFrame([total])], ignore_index=True)
+    return whole.astype({"Runs": int, "To do": int, "Outer iterations": int})
+
+
+class _Left:
+    """What is left to do of a run: outer iterations, images (or points), floating-point operations."""
+
+    def __init__(self, config: Any):
+        self.workload = _workload(config)
+        layers = bench.workloads()[self.workload].layers
+        self.iterations = iterations_left(config)
+        self.examples = self.iterations * flops.examples_per_iteration(config)
+        training = self.iterations * flops.by_hand(config, layers) * (_MAML if config.algorithm == "maml" else 1)
+        self.operations = training + flops.of_evaluation(config, layers)
+
+
+def _workload(config: Any) -> str:
+    """Which of `bench.workloads()` has the configuration's network."""
+    if isinstance(config, SineRegression):
+        return "sine"
+    return "mini-imagenet-5way" if config.dataset == "mini-imagenet" else "omniglot-5way"
