@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from . import places
 
@@ -115,18 +115,23 @@ def _cpu_on_purpose() -> bool:
 
 
 def mesh_for(devices: Sequence[jax.Device], units: int, tasks: int = 1) -> Mesh:
-    """A mesh with axes `seed` and `task` for `units` that each can spread over up to `tasks` devices.
+    """A mesh with axes `seed` and `task` for `units` that each can spread over up to `tasks` devices."""
+    grid = device_grid([device.process_index for device in devices], units, tasks)
+    return Mesh(np.array(devices)[grid], ("seed", "task"))
+
+
+def device_grid(processes: Sequence[int], units: int, tasks: int = 1) -> Int[np.ndarray, "seed task"]:
+    """Which devices work on what, by their position; `processes` says to which process each of them belongs.
 
     Units come first; where there are fewer than devices, each gets several. Devices are taken evenly out of all, so
     that every process has its part, even if it is to repeat what another does.
     """
-    processes = len({device.process_index for device in devices})
-    seeds = min(len(devices), units)
-    each = min(tasks, len(devices) // seeds)
-    if seeds * each < processes:
-        seeds, each = processes, 1
-    chosen = [devices[i * len(devices) // (seeds * each)] for i in range(seeds * each)]
-    return Mesh(np.array(chosen).reshape(seeds, each), ("seed", "task"))
+    count, least = len(processes), len(set(processes))
+    seeds = min(count, units)
+    each = min(tasks, count // seeds)
+    if seeds * each < least:
+        seeds, each = least, 1
+    return (np.arange(seeds * each) * count // (seeds * each)).reshape(seeds, each)
 
 
 def replicated(tree: PyTree, mesh: Mesh) -> PyTree:

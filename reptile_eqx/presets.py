@@ -139,6 +139,12 @@ _FIGURE_4 = {
     "quick": dict(outer_iterations=1000, curve_points=1, curve_tasks=2, eval_tasks=300),
     "paper": dict(curve_points=10),
 }
+_ORDER = {
+    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_inner_iterations=5),
+    "quick": dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000),
+    "paper": dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000),
+}
+_ORDER_SEEDS = {"smoke": (0,), "quick": (0, 1, 2, 3, 4), "paper": (0, 1, 2, 3, 4)}
 _ABLATION_SEEDS = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 _SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
 
@@ -256,6 +262,29 @@ def figure_4_runs(
             if panel != "4b" or value <= largest
         }
     return runs
+
+
+def order_runs(
+    profile: str,
+    seeds: int | Sequence[int] | None = None,
+    outer_iterations: int | None = None,
+    dataset: str = "omniglot",
+    train_classes: int = 1200,
+) -> dict[str, list[FewShotClassification]]:
+    """Table 3's 5-way training with the tasks of a meta-batch one after another and side by side, by order.
+
+    Five seeds and 10,000 outer iterations; `quick` shows the records of these, when they are there.
+    """
+    scaled = _scaled(_ORDER, profile, outer_iterations)
+    return {
+        order: [
+            FewShotClassification(
+                **TABLE_3[5] | scaled, order=order, dataset=dataset, train_classes=train_classes, seed=seed
+            )
+            for seed in seeds_of(profile, seeds, _ORDER_SEEDS)
+        ]
+        for order in ("exact", "parallel")
+    }
 
 
 def _check(profile):

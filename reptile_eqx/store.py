@@ -127,7 +127,8 @@ def run(
                 for training, results in zip(trainings, outcome["results"], strict=True):
                     record = _record(training, results, made)
                     write_text(home / f"{record.name}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-    return [Record(**record) for record in agree([dataclasses.asdict(find_record(c, figures)) for c in configs])]
+    found = [find_record(config, figures) for config in configs]
+    return [Record(**record) for record in agree([record and dataclasses.asdict(record) for record in found])]
 
 
 def _not_recorded(configs: Iterable[Any], figures: str | os.PathLike | None) -> list[Any]:
