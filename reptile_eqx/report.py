@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import places
+from .devices import first_process
 from .presets import TABLE_2
 from .store import Record, environment, write_text
 
@@ -65,18 +66,20 @@ def provenance(records: Sequence[Record], **more: Any) -> dict[str, Any]:
 def save_figure(
     figure: Figure, name: str, records: Sequence[Record], figures: str | os.PathLike | None = None, **more: Any
 ) -> list[Path]:
-    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths."""
+    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths.
+
+    Of several processes the first one writes.
+    """
     folder = Path(figures or places.figures_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for kind in ("png", "svg"):
-        path = folder / f"{name}.{kind}"
-        partial = folder / f"{name}.part.{kind}"
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths if first_process() else ():
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = path.suffix.removeprefix(".")
+        partial = path.with_suffix(f".part.{kind}")
         # Without date and random ids, the same figure is the same file.
         with matplotlib.rc_context({"svg.hashsalt": name}):
             figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         partial.replace(path)
-        paths.append(path)
     return [*paths, _save_json(folder, name, records, more)]
 
 

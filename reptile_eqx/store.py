@@ -93,7 +93,9 @@ def run(
 ) -> list[Record]:
     """The records of the given configurations, trained where they are not there yet.
 
-    Those that differ only in their `numbers` (seed, step sizes) are trained side by side in one program.
+    Those that differ only in their `numbers` (seed, step sizes) are trained side by side in one program. Where several
+    processes work together (`use_devices`), all of them ask for the same, the first one keeps the files, and every one
+    gets the records.
 
     **Arguments:**
 
@@ -104,6 +106,7 @@ def run(
     - `figures`: another folder for figures and their records.
     - `devices`: what to train on, all of JAX's by default.
     """
+    devices = jax.devices() if devices is None else devices
     home = (Path(figures or places.figures_directory()) if publish else places.data_directory()) / "runs"
     groups = {}
     for config in _not_recorded(dict.fromkeys(configs), figures):
@@ -116,7 +119,7 @@ def run(
             # Another process may have made some of them while this one waited for it.
             trainings = [Training(config, _state_path(config)) for config in _not_recorded(group, figures)]
             if trainings:
-                shared = replicated(shared, mesh_for(devices or jax.devices(), len(devices or jax.devices())))
+                shared = replicated(shared, mesh_for(devices, len(devices)))
                 outcome = make(trainings, shared, devices)
                 made = {
                     "data": origin,

@@ -236,6 +236,19 @@ def test_permuting_tasks_does_nothing_in_parallel_order_alone():
         assert largest_change(in_turn) > 1e-6
 
 
+def test_one_batch_of_tasks_is_the_tasks_one_by_one(monkeypatch):
+    """A GPU takes the tasks of parallel order in one batch, a core one by one."""
+    with jax.enable_x64(True):
+        gradient = reptile(mean_squared_error, reference_adam(0.01), steps=3, batch_size=4)
+        learner = Learner(network, TASKS, gradient, optax.sgd(1.0), 3, merge_adam(0.999))
+        begun = start(learner, jax.random.key(0))
+        one_by_one, loss = outer_iteration(learner, begun)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        batched, same_loss = outer_iteration(learner, begun)
+        assert_close(leaves(one_by_one), leaves(batched), rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(loss, same_loss, rtol=1e-12)
+
+
 @pytest.mark.parametrize("b1", [0.0, 0.8])
 def test_merged_adam_is_the_mean_over_all_orders_of_the_tasks(b1):
     """Against reference_adam itself, run through every order, with gradients that do not depend on what came before."""
