@@ -3,11 +3,14 @@
 Nothing here starts JAX on import: call `use_devices` first to choose cores or GPUs.
 """
 
+from . import claims as claims
 from . import datasets as datasets
 from . import nn as nn
 from . import plots as plots
 from . import presets as presets
 from . import report as report
+from . import sweeps as sweeps
+from . import tables as tables
 from . import theory as theory
 from .devices import use_devices as use_devices
 from .evaluation import Accuracy as Accuracy
@@ -30,6 +33,7 @@ from .meta import maml as maml
 from .meta import reptile as reptile
 from .store import Record as Record
 from .store import find_record as find_record
+from .store import largest_records as largest_records
 from .store import load_state as load_state
 from .store import run as run
 from .store import run_name as run_name

@@ -6,6 +6,7 @@ trains any class with the members these two have: `name`, `seed`, `outer_iterati
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 from .evaluation import adaptation, few_shot_accuracy
 from .inner import mean_squared_error, reference_adam, sum_cross_entropy
 from .meta import MetaGradient, gradient_combination, maml, resetting
-from .nn import OmniglotNetwork, sine_network
+from .nn import MiniImageNetNetwork, OmniglotNetwork, sine_network
 from .tasks import SCHEDULES, Examples, FewShot, ImagesByClass, SineWaves, count_examples
 from .theory import flatten
 from .training import Learner, State, annealed_sgd, merge_adam, merge_average
@@ -33,13 +34,15 @@ class Measurement(NamedTuple):
     """Something measured on a trained state: `measure(state, key)` for each of `tasks` keys, then summarised.
 
     `measure` is part of a compiled program and returns a pytree of arrays; `summarise` turns that pytree, with a
-    leading axis of tasks, into what a record keeps (JSON).
+    leading axis of tasks, into what a record keeps (JSON). A GPU takes `at_once` tasks of a run at a time, which bounds
+    its memory.
     """
 
     name: str
     tasks: int
     measure: Callable[[State, PRNGKeyArray], PyTree[Array]]
     summarise: Callable[[PyTree[np.ndarray]], Any]
+    at_once: int = 500
 
 
 def mean_and_interval(values: np.ndarray) -> dict[str, Any]:
@@ -227,14 +230,17 @@ class SineAnalysis(SineRegression):
 class FewShotClassification:
     """Section 6: N-way classification, trained once and evaluated at several shots. Defaults: Table 3, 5-way.
 
-    Classes are shuffled by the seed and split into `train_classes` for training, each also turned by 90°, 180°
-    and 270°, and the rest for evaluation, unturned. `dataset` names the images that are passed as `shared`.
+    `dataset` names the images that are passed as `shared`. The classes of "mini-imagenet" are in the order of the
+    published split: `train_classes` to train on, `validation_classes` that nothing here uses, and the rest to
+    evaluate on. Those of any other dataset are shuffled by the seed first, and each one to train on is also turned by
+    90°, 180° and 270°. The network is the dataset's.
 
     `algorithm` is "reptile", "joint", "fomaml", "maml", or "combination" with the given `weights`, one for each inner
     iteration. Of the `training_shots`, `tail` are set aside for the last batch (a separate tail; 0: shared).
     `optimiser` is "adam" (β₁ = `adam_b1`, rolling state unless `reset_optimiser`) or "sgd", `loss` "sum" or "mean".
     `order` is "exact", the tasks of a meta-batch one after another as the authors have them, or "parallel", side by
     side with the optimiser's states merged (`training.Learner`).
+    `eval_inner_batch_size` may have one number for each of `eval_shots`.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "weights")
@@ -242,6 +248,7 @@ class FewShotClassification:
 
     dataset: str = "omniglot"
     train_classes: int = 1200
+    validation_classes: int = 0
     ways: int = 5
     algorithm: str = "reptile"
     weights: tuple[float, ...] | Float[Array, " k"] = ()
@@ -266,12 +273,16 @@ class FewShotClassification:
     eval_shots: tuple[int, ...] = (1, 5)
     eval_tasks: int = 10_000
     eval_inner_iterations: int = 50
-    eval_inner_batch_size: int = 5
+    eval_inner_batch_size: int | tuple[int, ...] = 5
 
     def __post_init__(self):
         _check(self, ("reptile", "joint", "fomaml", "maml", "combination"))
-        for field in ("ways", "training_shots", "outer_iterations", "eval_inner_iterations", "eval_inner_batch_size"):
+        for field in ("ways", "training_shots", "outer_iterations", "eval_inner_iterations"):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "1 or more")
+        sizes = self._eval_batch_sizes()
+        _require("eval_inner_batch_size", self.eval_inner_batch_size,
+                 len(sizes) == len(self.eval_shots) and min(sizes, default=0) >= 1,
+                 f"1 or more, or that for each of the {len(self.eval_shots)} `eval_shots`")  # fmt: skip
         _require("optimiser", self.optimiser, self.optimiser in ("adam", "sgd"), "adam or sgd")
         _require("order", self.order, self.order in ("exact", "parallel"), "exact or parallel")
         _require("loss", self.loss, self.loss in _LOSSES, " or ".join(_LOSSES))
@@ -293,17 +304,27 @@ class FewShotClassification:
             return optax.sgd(self.learning_rate)
         return reference_adam(self.learning_rate, b1=self.adam_b1)
 
+    def _eval_batch_sizes(self) -> tuple[int, ...]:
+        size = self.eval_inner_batch_size
+        return size if isinstance(size, tuple) else (size,) * len(self.eval_shots)
+
+    def _network(self, key: PRNGKeyArray) -> OmniglotNetwork | MiniImageNetNetwork:
+        network = MiniImageNetNetwork if self.dataset == "mini-imagenet" else OmniglotNetwork
+        return network(self.ways, key=key)
+
     def _tasks(self, images, *, training: bool, shots: int, queries: int) -> FewShot:
-        order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(self.seed), 1), images.shape[0])
-        classes = order[: self.train_classes] if training else order[self.train_classes :]
-        return FewShot(images, classes, self.ways, shots, queries, rotations=training)
+        order, published = jnp.arange(images.shape[0]), self.dataset == "mini-imagenet"
+        if not published:
+            order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(self.seed), 1), order)
+        classes = order[: self.train_classes] if training else order[self.train_classes + self.validation_classes :]
+        return FewShot(images, classes, self.ways, shots, queries, rotations=training and not published)
 
     def learner(self, shared: ImagesByClass) -> Learner:
         """The training that this configuration describes, on images by class."""
         gradient = _gradient(self, _LOSSES[self.loss], self._optimiser())
         merge = merge_adam(b2=0.999, b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(
-            lambda key: OmniglotNetwork(self.ways, key=key),
+            self._network,
             self._tasks(shared, training=True, shots=self.training_shots - self.tail, queries=self.tail),
             resetting(gradient) if self.reset_optimiser else gradient,
             _outer(self),
@@ -314,7 +335,7 @@ class FewShotClassification:
     def measurements(self, shared: ImagesByClass, *, final: bool) -> tuple[Measurement, ...]:
         """Accuracy on unseen classes, alone and transductive, at each of `eval_shots`."""
 
-        def at(shots):
+        def at(shots, batch_size):
             tasks = self._tasks(shared, training=False, shots=shots, queries=1)
 
             def accuracy(state, key):
@@ -327,15 +348,23 @@ class FewShotClassification:
                     tasks(task_key),
                     batch_key,
                     steps=self.eval_inner_iterations,
-                    batch_size=self.eval_inner_batch_size,
+                    batch_size=batch_size,
                 )._asdict()
 
             def summarise(values):
                 return {setting: mean_and_interval(shares) for setting, shares in values.items()}
 
-            return Measurement(f"{shots}-shot", self.eval_tasks if final else self.curve_tasks, accuracy, summarise)
+            # Alone, each held-out image is classified with the whole support beside it.
+            pixels = self.ways * (self.ways * shots + 1) * math.prod(shared.shape[2:4])
+            return Measurement(
+                name=f"{shots}-shot",
+                tasks=self.eval_tasks if final else self.curve_tasks,
+                measure=accuracy,
+                summarise=summarise,
+                at_once=max(1, 2**25 // pixels),
+            )
 
-        return tuple(at(shots) for shots in self.eval_shots)
+        return tuple(map(at, self.eval_shots, self._eval_batch_sizes()))
 
 
 def same_program(config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Networks of the paper as Equinox modules, on a convolution that stays fast inside a loop on the CPU.
+"""Networks of the paper as Equinox modules.
 
 The classifiers map a whole batch at once, because batch norm has no running statistics here: it always
 normalises with the batch in front of it, in training and in evaluation. The prediction for one image
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-Images = Float[Array, "batch height width channel"]
-Kernel = Float[Array, "3 3 channel filter"]
+from .convolution import Images, Kernel, Pooled, convolution, max_pool, spread
+
 Channels = Float[Array, "channel"]
 
 
@@ -23,104 +23,14 @@ def sine_network(key: PRNGKeyArray, activation: Callable = jnp.tanh) -> eqx.nn.M
     return eqx.nn.MLP(1, 1, width_size=64, depth=2, activation=activation, key=key)
 
 
-def _same_padding(size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after an axis so that a 3-wide SAME convolution gives ceil(size / stride) outputs."""
-    total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
-    return total // 2, total - total // 2
-
-
-def _patches(x: Images, stride: int) -> Float[Array, "batch rows columns 9*channel"]:
-    """The 3×3 neighbourhoods that a SAME convolution reads, laid side by side in the kernel's order."""
-    _, height, width, _ = x.shape
-    x = jnp.pad(x, ((0, 0), _same_padding(height, stride), _same_padding(width, stride), (0, 0)))
-    rows, columns = -(-height // stride), -(-width // stride)
-    return jnp.concatenate(
-        [
-            x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-            for i in range(3)
-            for j in range(3)
-        ],
-        axis=-1,
-    )
-
-
 @jax.custom_vjp
-def strided_convolution(x: Images, kernel: Kernel) -> Float[Array, "batch rows columns filter"]:
-    """A 3×3 convolution with stride 2 and SAME padding (zeros: none before, one after, on an even size).
-
-    Equal to `lax.conv_general_dilated` with layouts NHWC and HWIO. XLA has a fast CPU path for a convolution in
-    that canonical form but none for the gradients that JAX derives from it (jax issue 12868), so the forward
-    pass and both gradients are stated here as matrix products of 3×3 neighbourhoods, each in the orientation
-    that runs at the machine's matrix-product peak. Second derivatives go through the same products.
-
-    **Arguments:**
-
-    - `x`: images, shape `(batch, height, width, channel)`.
-    - `kernel`: weights, shape `(3, 3, channel, filter)`.
-
-    **Returns:** shape `(batch, ceil(height / 2), ceil(width / 2), filter)`.
-    """
-    patches = _patches(x, 2)
-    return patches @ kernel.reshape(patches.shape[-1], -1)
-
-
-def _forward(x, kernel):
-    patches = _patches(x, 2)
-    return patches @ kernel.reshape(patches.shape[-1], -1), (patches, kernel, x.shape)
-
-
-def _backward(residuals, dy):
-    patches, kernel, shape = residuals
-    return _input_gradient(dy, kernel, shape), _kernel_gradient(patches, dy).reshape(kernel.shape)
-
-
-strided_convolution.defvjp(_forward, _backward)
-
-
-def _input_gradient(dy, kernel, shape):
-    """dy · Wᵀ, the patches' gradients, added back to the pixels they were taken from, one axis at a time."""
-    batch, rows, columns, filters = dy.shape
-    channels = kernel.shape[2]
-    taps = (dy @ kernel.reshape(-1, filters).T).reshape(batch, rows, columns, 3, 3, channels)
-    # Without the barrier XLA folds the interleaving below into nine strided sums per pixel.
-    taps = lax.optimization_barrier(taps)
-    taps = _interleave(taps, axis=1, tap_axis=3, size=shape[1])
-    return _interleave(taps, axis=2, tap_axis=3, size=shape[2])
-
-
-def _interleave(taps, axis, tap_axis, size):
-    """Sum three taps of stride 2 along `axis`: tap t of output o belongs to (padded) input 2·o + t."""
-    first, middle, last = (lax.index_in_dim(taps, t, tap_axis, keepdims=False) for t in range(3))
-    before, after = [(0, 0)] * first.ndim, [(0, 0)] * first.ndim
-    before[axis], after[axis] = (1, 0), (0, 1)
-    even = jnp.pad(first, after) + jnp.pad(last, before)
-    odd = jnp.pad(middle, after)
-    pixels = jnp.stack([even, odd], axis + 1)
-    pixels = pixels.reshape(*pixels.shape[:axis], -1, *pixels.shape[axis + 2 :])
-    low, _ = _same_padding(size, 2)
-    return lax.slice_in_dim(pixels, low, low + size, axis=axis)
-
-
-def _kernel_gradient(patches, dy):
-    """patchesᵀ · dy, with the smaller of the two turned first, which is a third faster than leaving it to XLA."""
-    patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    # Without the barriers XLA folds the transposes back into one product of the slow orientation.
-    if patches.shape[1] < dy.shape[1]:
-        return lax.optimization_barrier(patches.T) @ dy
-    return lax.optimization_barrier(lax.optimization_barrier(dy.T) @ patches).T
-
-
-@jax.custom_vjp
-def batch_norm_relu(
-    h: Float[Array, "batch height width channel"], scale: Channels, shift: Channels
-) -> Float[Array, "batch height width channel"]:
+def batch_norm_relu(h: Images, scale: Channels, shift: Channels) -> Images:
     """ReLU of `h` normalised per channel with its own batch's mean and variance (ε = 1e-3), scaled and shifted.
 
     There are no running statistics. The gradient is the closed form from two sums over the batch, which saves
     several passes over memory against differentiating the formula.
     """
-    mean, inverse = _statistics(h)
-    return jax.nn.relu((h - mean) * (inverse * scale) + shift)
+    return _norm_forward(h, scale, shift)[0]
 
 
 def _statistics(h):
@@ -149,55 +59,129 @@ def _norm_backward(residuals, dy):
 batch_norm_relu.defvjp(_norm_forward, _norm_backward)
 
 
+@jax.custom_vjp
+def batch_norm_pool_relu(h: Images, scale: Channels, shift: Channels) -> Pooled:
+    """`batch_norm_relu`, max-pooled between the norm and the ReLU: 2×2 windows, stride 2, SAME; `scale` is positive.
+
+    The norm keeps the order of a channel's values, so the largest are found before it and only they are normalised:
+    with the statistics of all. Ties go to the window's first, and the gradient is again the closed form.
+    """
+    return _pooled_forward(h, scale, shift)[0]
+
+
+def _pooled_forward(h, scale, shift):
+    mean, inverse = _statistics(h)
+    pooled, place = max_pool(h)
+    y = jax.nn.relu((pooled - mean) * (inverse * scale) + shift)
+    return y, (h, pooled, place, y, mean, inverse, scale)
+
+
+def _pooled_backward(residuals, dy):
+    h, pooled, place, y, mean, inverse, scale = residuals
+    count = h.size // h.shape[-1]
+    d = jnp.where(y > 0, dy, 0)
+    shift_gradient = d.sum((0, 1, 2))
+    scale_gradient = (d * (pooled - mean)).sum((0, 1, 2)) * inverse
+    slope = scale * inverse
+    # (d - Σd/n - (h - mean)·…) · slope, in the fewest operations on what is not pooled.
+    factor = -inverse * scale_gradient / count * slope
+    offset = -shift_gradient / count * slope - mean * factor
+    h_gradient = spread(d * slope, place, h.shape[1:3]) + h * factor + offset
+    return h_gradient, scale_gradient, shift_gradient
+
+
+batch_norm_pool_relu.defvjp(_pooled_forward, _pooled_backward)
+
+
 def _glorot(key, shape, fan_in, fan_out):
     limit = (6 / (fan_in + fan_out)) ** 0.5
     return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 class ConvBlock(eqx.Module):
-    """3×3 convolution with stride 2, batch norm with the batch's own statistics, ReLU or another activation."""
+    """3×3 convolution, batch norm with the batch's own statistics, ReLU or another activation.
+
+    The resolution is halved (rounding up) by the convolution's stride of 2 or, with `pool`, by a 2×2 max-pool between
+    the norm and the ReLU.
+    """
 
     kernel: Kernel
     bias: Channels
     scale: Channels
     shift: Channels
     activation: Callable = eqx.field(static=True)
+    pool: bool = eqx.field(static=True)
 
-    def __init__(self, channels: int, filters: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        activation: Callable = jax.nn.relu,
+        *,
+        pool: bool = False,
+        key: PRNGKeyArray,
+    ):
         """`channels` in, `filters` out; Glorot-uniform kernel, zero bias."""
         self.kernel = _glorot(key, (3, 3, channels, filters), 9 * channels, 9 * filters)
         self.bias = jnp.zeros(filters)
         self.scale = jnp.ones(filters)
         self.shift = jnp.zeros(filters)
         self.activation = activation
+        self.pool = pool
 
     def __call__(self, x: Images) -> Float[Array, "batch rows columns filter"]:
         """Maps `(batch, height, width, channel)` to `(batch, ceil(height / 2), ceil(width / 2), filter)`."""
-        # Batch norm takes out whatever the bias adds; its gradient, zero but for rounding, is not worth a pass.
-        h = strided_convolution(x, self.kernel) + lax.stop_gradient(self.bias)
+        # The bias is a parameter as in the reference, but never added: batch norm takes out whatever it adds.
+        if self.pool:
+            # Where the scale is negative the norm turns the order round; the sign is moved into the kernel.
+            sign = lax.stop_gradient(jnp.where(self.scale < 0, -1, 1).astype(self.scale.dtype))
+            return batch_norm_pool_relu(convolution(x, self.kernel * sign, 1), self.scale * sign, self.shift)
+        h = convolution(x, self.kernel, 2)
         if self.activation is jax.nn.relu:
             return batch_norm_relu(h, self.scale, self.shift)
         mean, inverse = _statistics(h)
         return self.activation((h - mean) * (inverse * self.scale) + self.shift)
 
 
-class OmniglotNetwork(eqx.Module):
-    """The Omniglot classifier of Section 6.1 (after Finn et al.): four blocks of 64 filters and a dense head."""
-
+class _Classifier(eqx.Module):
     blocks: tuple[ConvBlock, ...]
     head: Float[Array, "feature way"]
     head_bias: Float[Array, "way"]
 
-    def __init__(self, ways: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
-        """A fresh network for `ways` classes; 113,221 parameters for 5. The paper's activation is ReLU."""
+    def __init__(self, channels, filters, features, ways, activation, pool, key):
         *keys, head_key = jax.random.split(key, 5)
-        channels = (1, 64, 64, 64)
-        self.blocks = tuple(ConvBlock(c, 64, activation, key=k) for c, k in zip(channels, keys, strict=True))
-        self.head = _glorot(head_key, (256, ways), 256, ways)
+        channels = (channels, filters, filters, filters)
+        self.blocks = tuple(
+            ConvBlock(c, filters, activation, pool=pool, key=k) for c, k in zip(channels, keys, strict=True)
+        )
+        self.head = _glorot(head_key, (features, ways), features, ways)
         self.head_bias = jnp.zeros(ways)
 
-    def __call__(self, x: Float[Array, "batch 28 28 1"]) -> Float[Array, "batch way"]:
-        """Logits of a whole batch of images (ink 0, paper 1)."""
+    def _logits(self, x):
         for block in self.blocks:
             x = block(x)
         return x.reshape(x.shape[0], -1) @ self.head + self.head_bias
+
+
+class OmniglotNetwork(_Classifier):
+    """The Omniglot classifier of Section 6.1 (after Finn et al.): four blocks of 64 filters and a dense head."""
+
+    def __init__(self, ways: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
+        """A fresh network for `ways` classes; 113,221 parameters for 5. The paper's activation is ReLU."""
+        super().__init__(1, 64, 256, ways, activation, False, key)
+
+    def __call__(self, x: Float[Array, "batch 28 28 1"]) -> Float[Array, "batch way"]:
+        """Logits of a whole batch of images (ink 0, paper 1)."""
+        return self._logits(x)
+
+
+class MiniImageNetNetwork(_Classifier):
+    """The Mini-ImageNet classifier of Section 6.1: four blocks of 32 filters with max-pools, and a dense head."""
+
+    def __init__(self, ways: int, *, key: PRNGKeyArray):
+        """A fresh network for `ways` classes; 34,661 parameters for 5."""
+        super().__init__(3, 32, 1152, ways, jax.nn.relu, True, key)
+
+    def __call__(self, x: Float[Array, "batch 84 84 3"]) -> Float[Array, "batch way"]:
+        """Logits of a whole batch of images, in [0, 1]."""
+        return self._logits(x)

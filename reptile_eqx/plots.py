@@ -1,12 +1,16 @@
 """The paper's figures, drawn from run records alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
+from .claims import SETTINGS
 from .report import finished
 from .store import Record
 
@@ -16,7 +20,7 @@ COLOURS = {"Random initialisation": GREY, "Joint training": ORANGE, "FOMAML": PU
 STYLES = {
     "Random initialisation": ":",
     "Joint training": "--",
-    "FOMAML": (0, (5, 1, 1, 1)),
+    "FOMAML": (0, (3, 1, 1, 1, 1, 1)),
     "MAML": "-.",
     "Reptile": "-",
 }
@@ -24,6 +28,54 @@ STYLES = {
 
 def _seeds(count: int) -> str:
     return f"shaded: range over {count} training seeds" if count > 1 else "one training seed"
+
+
+def _title(axes: Axes, title: str, note: str) -> None:
+    axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
+
+
+def _without_diverged(records: Sequence[Record], label: str) -> tuple[list[Record], str]:
+    """The records of trainings that did not diverge, and a label for the legend that counts the others."""
+    kept = [record for record in records if record.status == "finished"]
+    lost = len(records) - len(kept)
+    return kept, f"{label} (× {lost} of {len(records)} diverged)" if lost else label
+
+
+def _curve(
+    axes: Axes, records: Sequence[Record], value: Callable[[dict], float], label: str, smooth: bool = False, **look: Any
+) -> None:
+    """A learning curve of `value(point)`: mean over seeds, shaded from the lowest to the highest."""
+    kept, label = _without_diverged(records, label)
+    if not kept:
+        axes.plot([], [], label=label, **look)
+        return
+    iterations = [point["iteration"] for point in kept[0].curve]
+    lines = np.array([[value(point) for point in record.curve] for record in kept])
+    lines = np.apply_along_axis(_smoothed, 1, lines) if smooth else lines
+    marker = "o" if len(iterations) == 1 else ""
+    axes.plot(iterations, lines.mean(0), label=label, marker=marker, **look)
+    axes.fill_between(iterations, lines.min(0), lines.max(0), color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _points(
+    axes: Axes,
+    places: Sequence[float | int],
+    points: Sequence[Sequence[Record]],
+    value: Callable[[Record], float],
+    **look: Any,
+) -> None:
+    """`value(record)` at each place: mean over seeds, with bars from the lowest to the highest.
+
+    A cross on the axis marks a place where a training diverged; it counts neither in the mean nor in the bar.
+    """
+    for place, records in zip(places, points, strict=True):
+        if any(record.status == "diverged" for record in records):
+            cross = dict(marker="x", markersize=8, color=look["color"], clip_on=False, zorder=5)
+            axes.plot(place, 0, transform=axes.get_xaxis_transform(), **cross)
+    values = [[value(r) for r in records if r.status == "finished"] or [np.nan] for records in points]
+    means = np.array([np.mean(v) for v in values])
+    reach = [means - [min(v) for v in values], [max(v) for v in values] - means]
+    axes.errorbar(places, means, reach if max(map(len, values)) > 1 else None, capsize=2, **look)
 
 
 def _panel(axes: Axes, record: Record, title: str) -> None:
@@ -66,9 +118,8 @@ def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Fi
     tasks = next(iter(methods.values()))[0].results["loss"]["tasks"]
     axes.set(xlabel="gradient steps on 10 sampled points", ylabel="eq. 8: squared error integrated over [-5, 5]")
     axes.set_yscale("log")
-    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.7))
-    title = f"Mean over {tasks:,} unseen tasks; {_seeds(len(losses))}"
-    axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
+    figure.legend(frameon=False, loc="outside lower center", ncols=5, fontsize=8)
+    _title(axes, f"Mean over {tasks:,} unseen tasks; {_seeds(len(losses))}", note)
     axes.grid(alpha=0.25)
     return figure
 
@@ -84,12 +135,9 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
                 x, line, linestyle=STYLES.get(name, "-"), color=COLOURS.get(name, PURPLE), label=None if i else name
             )
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set(xlabel="x", ylabel="f(x) before adaptation", ylim=(-1, 1))
-    axes.legend(frameon=False)
-    axes.set_title(
-        "The initialisations themselves, one line a training seed (waves reach ±5)" + (f"\n({note})" if note else ""),
-        fontsize=10,
-    )
+    axes.set(xlabel="x", ylabel="f(x) before adaptation")
+    figure.legend(frameon=False, loc="outside lower center", ncols=5, fontsize=8)
+    _title(axes, "The initialisations themselves, one line a training seed (waves reach ±5)", note)
     axes.grid(alpha=0.25)
     return figure
 
@@ -113,9 +161,9 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     return figure
 
 
-def _accuracies(records: Sequence[Record], setting: str) -> np.ndarray:
-    """Final accuracies in percent, one a seed."""
-    return np.array([100 * record.results["5-shot"][setting]["mean"] for record in finished(records)])
+def _accuracy(shots: str, setting: str) -> Callable[[Any], float]:
+    """From a record's results, or from a point of its curve, to accuracy in percent."""
+    return lambda measured: 100 * measured[shots][setting]["mean"]
 
 
 def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
@@ -123,18 +171,12 @@ def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: st
     figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     colours = dict(zip("1234", (GREY, ORANGE, GREEN, BLUE), strict=True))
     for label, records in curves.items():
-        k = max(int(digit) for digit in label if digit.isdigit())
+        k = max(digit for digit in label if digit.isdigit())
         style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
-        kept = finished(records)
-        iterations = [point["iteration"] for point in kept[0].curve]
-        lines = np.array([[100 * p["5-shot"][setting]["mean"] for p in record.curve] for record in kept])
-        lines = np.apply_along_axis(_smoothed, 1, lines)
-        axes.plot(iterations, lines.mean(0), style, color=colours[str(k)], label=label)
-        axes.fill_between(iterations, lines.min(0), lines.max(0), color=colours[str(k)], alpha=0.15, linewidth=0)
-    asked = "non-transductive" if setting == "alone" else setting
-    axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy on unseen classes (%), {asked}")
-    axes.legend(frameon=False, ncols=2, fontsize=8)
-    axes.set_title("Figure 3: inner-loop gradient combinations" + (f"\n({note})" if note else ""), fontsize=10)
+        _curve(axes, records, _accuracy("5-shot", setting), label, smooth=True, color=colours[k], linestyle=style)
+    axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
+    figure.legend(frameon=False, ncols=4, fontsize=8, loc="outside lower center")
+    _title(axes, "Figure 3: inner-loop gradient combinations, on unseen classes", note)
     axes.grid(alpha=0.25)
     return figure
 
@@ -146,9 +188,16 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def figure_4(
-    panel: str, lines: Mapping[str, Mapping[float, Sequence[Record]]], note: str = "", setting: str = "alone"
+    panel: str,
+    lines: Mapping[str, Mapping[float | int, Sequence[Record]]],
+    note: str = "",
+    setting: str = "alone",
+    reference: float | None = None,
 ) -> Figure:
-    """A panel of Figure 4: final accuracy against what it sweeps; bars: standard deviation over seeds."""
+    """A panel of Figure 4: final accuracy against what it sweeps; bars: range over seeds.
+
+    `reference` is an accuracy in percent to draw beside them, Reptile's with batches of 25.
+    """
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     looks = {
         "Reptile": (BLUE, "-", "o"),
@@ -157,23 +206,84 @@ def figure_4(
         "FOMAML, separate tail, cycle": (GREEN, "-", "^"),
         "FOMAML, separate tail, replacement": (GREEN, "--", "^"),
     }
+    value = _accuracy("5-shot", setting)
     for line, points in lines.items():
-        colour, style, marker = looks[line]
-        values = [_accuracies(records, setting) for records in points.values()]
-        spread = [v.std(ddof=1) if v.size > 1 else 0 for v in values]
-        means = [v.mean() for v in values]
-        axes.errorbar(list(points), means, spread, color=colour, linestyle=style, marker=marker, label=line, capsize=2)
-    swept = {"4a": "inner-loop iterations", "4b": "inner-loop batch size", "4c": "outer step size"}[panel]
-    asked = "non-transductive" if setting == "alone" else setting
-    axes.set(xlabel=swept, ylabel=f"5-shot accuracy on unseen classes (%), {asked}")
-    if panel == "4b":
-        axes.text(76, axes.get_ylim()[0], " a separate tail leaves 75 images", fontsize=7, va="bottom", color=GREEN)
+        look = dict(zip(("color", "linestyle", "marker"), looks[line], strict=True))
+        label = _without_diverged([record for records in points.values() for record in records], line)[1]
+        _points(axes, list(points), list(points.values()), lambda r: value(r.results), label=label, **look)
+    if reference is not None:
+        axes.axhline(reference, color=BLUE, linestyle=":", label="Reptile, batches of 25, outer step size 1")
+    swept = {
+        "4a": "inner-loop iterations",
+        "4b": "inner-loop batch size (images, of which a separate tail leaves 75)",
+        "4c": "outer step size",
+    }[panel]
+    axes.set(xlabel=swept, ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
     if panel == "4c":
         axes.set_xscale("log")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    axes.set_title(f"Figure {panel}" + (f"\n({note})" if note else ""), fontsize=10)
+    _title(axes, f"Figure {panel}, on unseen classes", note)
     axes.grid(alpha=0.25)
     return figure
+
+
+SWEPT = {
+    "learning_rate": "Adam's learning rate",
+    "inner_batch_size": "inner batch size (images)",
+    "inner_iterations": "inner iterations",
+    "meta_batch_size": "meta-batch size (tasks)",
+    "adam_b1": "momentum in the inner loop, β₁",
+}
+
+
+def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: str = "") -> Figure:
+    """Final accuracy against each of `SWEPT`, a panel each, its values evenly spaced; bars: range over seeds."""
+    columns = min(2, len(sweeps))
+    rows = -(-len(sweeps) // columns)
+    size = (4.6 * columns, 3.2 * rows + 0.6)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, (swept, points) in zip(grid.ravel(), sweeps.items(), strict=False):
+        places, groups = range(len(points)), list(points.values())
+        for shots, colour in zip(_shots(groups), (BLUE, VERMILION), strict=False):
+            for setting, style in (("transductive", "-"), ("alone", "--")):
+                value = _accuracy(shots, setting)
+                label = f"{shots}, {SETTINGS[setting]}"
+                look = dict(color=colour, linestyle=style, marker="o", markersize=4, label=label)
+                _points(axes, places, groups, lambda record, value=value: value(record.results), **look)
+        axes.set_xticks(places, [f"{value:g}" for value in points])
+        axes.set_xlabel(SWEPT[swept])
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.25)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy on unseen classes (%)")
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
+    figure.suptitle("5-way Omniglot, around Table 3" + (f"\n({note})" if note else ""), fontsize=10)
+    return figure
+
+
+def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
+    """Learning curves of a few variants of a training, a panel for each of its shots; shaded: range over seeds."""
+    shown = _shots(variants.values())
+    size = (4.6 * len(shown), 3.8)
+    figure, row = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
+    looks = ((BLUE, "-"), (ORANGE, "--"), (VERMILION, "-."))
+    for axes, shots in zip(row[0], shown, strict=True):
+        for (name, records), (colour, style) in zip(variants.items(), looks, strict=False):
+            _curve(axes, records, _accuracy(shots, setting), name, color=colour, linestyle=style)
+        axes.set(xlabel="outer iterations", ylabel=f"{shots} accuracy (%), {SETTINGS[setting]}")
+        axes.grid(alpha=0.25)
+    figure.legend(
+        *row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+    )
+    figure.suptitle("5-way Omniglot, around Table 3, unseen classes" + (f"\n({note})" if note else ""), fontsize=10)
+    return figure
+
+
+def _shots(groups: Iterable[Sequence[Record]]) -> list[str]:
+    """What the trainings are evaluated at, such as "1-shot"."""
+    return [f"{shots}-shot" for shots in next(iter(groups))[0].config["eval_shots"]]
 
 
 def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -191,22 +301,27 @@ def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, n
         axes.set(xlabel="inner step size α", title=f"sine MLP, {name}, k = {len(inner) + 1}")
         axes.grid(alpha=0.25)
     row[0].set_ylabel("norm of (exact - expansion)")
-    row[-1].legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(*row[-1].get_legend_handles_labels(), loc="outside lower center", ncols=11, frameon=False, fontsize=8)
     return figure
 
 
-def coefficient_errors(alphas: np.ndarray, errors: Mapping[int, Mapping[str, np.ndarray]], name: str) -> Figure:
-    """Where the Taylor series breaks: relative error of AvgGradInner's coefficient against αk."""
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for (k, by_algorithm), marker in zip(errors.items(), "os^", strict=False):
-        for algorithm, values in by_algorithm.items():
-            label = f"{algorithm}, k = {k}"
-            axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
-    axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
-    axes.text(alphas[0] * 2, 0.023, "2 %", fontsize=8)
-    axes.set(xlabel="αk", ylabel="relative error of AvgGradInner's coefficient", title=name, ylim=(1e-5, 1e3))
-    axes.legend(frameon=False, fontsize=7, ncols=3)
-    axes.grid(alpha=0.25)
+def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]) -> Figure:
+    """Where the Taylor series breaks: relative error of AvgGradInner's coefficient against αk, a panel a network."""
+    size = (5.2 * len(problems), 4.4)
+    figure, row = plt.subplots(1, len(problems), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, (name, errors) in zip(row[0], problems.items(), strict=True):
+        for (k, by_algorithm), marker in zip(errors.items(), "os^", strict=False):
+            for algorithm, values in by_algorithm.items():
+                label = f"{algorithm}, k = {k}"
+                axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
+        axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":", label="2 %")
+        axes.set(xlabel="αk", ylim=(1e-5, 1e3))
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.25)
+    row[0, 0].set_ylabel("relative error of AvgGradInner's coefficient")
+    figure.legend(
+        *row[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=5
+    )
     return figure
 
 
@@ -227,26 +342,30 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
     )
     for axes, quantity in zip(grid.ravel(), what, strict=True):
         for name, records in methods.items():
-            kept = finished(records)
-            iterations = [point["iteration"] for point in kept[0].curve]
-            lines = np.array([[p["watched"][quantity]["mean"] for p in record.curve] for record in kept])
-            axes.plot(iterations, lines.mean(0), linestyle=STYLES[name], color=COLOURS[name], label=name)
-            axes.fill_between(iterations, lines.min(0), lines.max(0), color=COLOURS[name], alpha=0.2, linewidth=0)
-        if quantity != "other":  # which is noise about zero
+            look = dict(color=COLOURS[name], linestyle=STYLES[name])
+            _curve(axes, records, lambda point, what=quantity: point["watched"][what]["mean"], name, **look)
+        if quantity == "loss_there":
+            axes.set_yscale("log")
+        elif quantity == "distance":
+            axes.set_ylim(bottom=0)
+        elif quantity != "other":  # which is noise about zero
             axes.set_yscale("symlog", linthresh=1e-2)
-        axes.axhline(0, color="black", linewidth=0.6)
+        if quantity not in ("distance", "loss_there"):
+            axes.axhline(0, color="black", linewidth=0.6)
         axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
         axes.grid(alpha=0.25)
-    grid[0, 0].legend(frameon=False, fontsize=8)
-    tasks = next(iter(methods.values()))[0].config["curve_tasks"]
-    title = f"Sine tasks, {tasks} unseen tasks a point; {_seeds(len(kept))}"
+    figure.legend(
+        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9
+    )
+    one = next(iter(methods.values()))
+    title = f"Sine tasks, {one[0].config['curve_tasks']} unseen tasks a point; {_seeds(len(one))}"
     figure.suptitle(title + (f"\n({note})" if note else ""), fontsize=10)
     return figure
 
 
 def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
     """Figure 2: iterates that move alternately towards two solution manifolds, and the point nearest both."""
-    figure, row = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True, sharey=True, layout="constrained")
+    figure, row = plt.subplots(1, 2, figsize=(8.4, 4.8), sharex=True, sharey=True, layout="constrained")
     x = np.linspace(-3.6, 3.2, 200)
     shown = (
         {"exact projection": BLUE},
@@ -263,8 +382,53 @@ def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
             axes.plot(*path.T, "o-", color=colour, markersize=2, linewidth=0.7, label=label)
         axes.plot(*goal, "*", color=VERMILION, markersize=13, label="nearest both")
         axes.set(xlabel="$\\phi_1$", xlim=(-3.6, 3.2), ylim=(-2.9, 4.2))
-        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        axes.legend(frameon=False, fontsize=8, loc="upper center")
         axes.set_aspect("equal")
-    row[0].set(ylabel="$\\phi_2$", title="Figure 2: exact projection (eqs. 45-47)")
-    row[1].set_title("partial minimisation by k gradient steps")
+    row[0].set_ylabel("$\\phi_2$")
+    row[0].set_title("Figure 2: exact projection (eqs. 45-47)", fontsize=10)
+    row[1].set_title("partial minimisation by k gradient steps", fontsize=10)
+    return figure
+
+
+def speed(
+    growth: Mapping[str, Mapping[str, Mapping[int, float]]], papers: Mapping[str, Mapping[str, Any]], title: str
+) -> Figure:
+    """How the rate of training changes along each axis, and what the paper's configurations reach.
+
+    **Arguments:**
+
+    - `growth`: by an axis's label and a workload's name, images a second (from the axis's values), as a share of those
+      of the paper's configuration.
+    - `papers`: by workload, the paper's configuration's `share_of_peak` and `images_per_second`.
+    - `title`: above it all.
+    """
+    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    *panels, bars = grid.ravel()
+    looks = dict(zip(papers, zip((GREEN, BLUE, VERMILION, ORANGE), "o^sD", strict=True), strict=False))
+    for axes, (label, lines) in zip(panels, growth.items(), strict=True):
+        grown = {name: line for name, line in lines.items() if len(line) > 1}
+        for name, line in grown.items():
+            colour, marker = looks[name]
+            axes.plot(list(line), list(line.values()), color=colour, marker=marker)
+        axes.set(xlabel=label, ylabel="images / s (paper's setting = 1)")
+        if grown:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted({value for line in grown.values() for value in line}))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+        else:
+            axes.set(xticks=(), yticks=())
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
+        axes.grid(alpha=0.25)
+    for i, (name, paper) in enumerate(papers.items()):
+        share = 100 * paper["share_of_peak"]
+        unit = "points" if name == "sine" else "images"
+        bars.bar(i, share, color=looks[name][0], width=0.6)
+        bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}\n{unit}/s", ha="center", va="bottom")
+    bars.set_xticks(range(len(papers)), ["\n".join(name.rsplit("-", 1)) for name in papers])
+    bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
+    handles = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(title, fontsize=11)
     return figure

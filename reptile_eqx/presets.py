@@ -1,4 +1,4 @@
-"""The paper's hyper-parameters and numbers (Tables 2, 3, 5 and 6), and the profiles at which notebooks run.
+"""The paper's hyper-parameters and numbers (Tables 1 to 6), and the profiles at which notebooks run.
 
 | profile | for |
 |---|---|
@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from .experiments import FewShotClassification, SineAnalysis, SineRegression
 
@@ -39,6 +40,41 @@ TABLE_3 = {
 }
 """Table 3: Reptile's hyper-parameters on Omniglot, by ways."""
 
+TABLE_4 = dict(
+    learning_rate=1e-3,
+    inner_batch_size=10,
+    inner_iterations=8,
+    training_shots=15,
+    outer_step_size=1.0,
+    outer_iterations=100_000,
+    meta_batch_size=5,
+    eval_inner_batch_size=(5, 15),
+    eval_inner_iterations=50,
+)
+"""Table 4: Reptile's hyper-parameters on Mini-ImageNet. Its columns, 1-shot and 5-shot, differ in the evaluation's
+batch alone, so that one training serves both."""
+
+_FINN = dict(optimiser="sgd", loss="mean", outer_optimiser="adam", outer_step_size=1e-3, outer_iterations=60_000)
+FINN = {
+    ("omniglot", 5): _FINN | dict(learning_rate=0.4, meta_batch_size=32, inner_iterations=2, eval_inner_iterations=3),
+    ("omniglot", 20): _FINN | dict(learning_rate=0.1, meta_batch_size=16, inner_iterations=6, eval_inner_iterations=5),
+    ("mini-imagenet", 5): _FINN
+    | dict(learning_rate=0.01, meta_batch_size=4, inner_iterations=6, eval_inner_iterations=10),
+}
+"""Finn et al.'s hyper-parameters of MAML and first-order MAML, by dataset and ways.
+
+The last of the `inner_iterations` batches is the query, so that they take one inner step less. Every inner batch is the
+whole support. They trained for 40,000 to 60,000 iterations.
+"""
+
+TABLE_1 = {
+    "MAML + Transduction": {(1, 5): (48.70, 1.84), (5, 5): (63.11, 0.92)},
+    "1st-order MAML + Transduction": {(1, 5): (48.07, 1.75), (5, 5): (63.15, 0.91)},
+    "Reptile": {(1, 5): (47.07, 0.26), (5, 5): (62.74, 0.37)},
+    "Reptile + Transduction": {(1, 5): (49.97, 0.32), (5, 5): (65.99, 0.58)},
+}
+"""Table 1: accuracy on Mini-ImageNet in percent and its ±, by algorithm and `(shots, ways)`."""
+
 TABLE_2 = {
     "MAML + Transduction": {(1, 5): (98.7, 0.4), (5, 5): (99.9, 0.1), (1, 20): (95.8, 0.3), (5, 20): (98.9, 0.2)},
     "1st-order MAML + Transduction": {
@@ -57,58 +93,6 @@ TABLE_2 = {
 }
 """Table 2: accuracy on Omniglot in percent and its ±, by algorithm and `(shots, ways)`."""
 
-_GRADIENTS = dict(
-    optimiser="sgd",
-    learning_rate=3e-3,
-    meta_batch_size=1,
-    outer_iterations=40_000,
-    eval_inner_iterations=5,
-    eval_inner_batch_size=25,
-    eval_shots=(5,),
-)
-TABLE_5 = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
-"""Table 5: hyper-parameters of Section 6.2, plain SGD inside and outside, no meta-batch."""
-
-TABLE_6 = {
-    "4a": _GRADIENTS | dict(inner_batch_size=25, outer_step_size=1.0, training_shots=20),
-    "4b": _GRADIENTS | dict(inner_iterations=4, outer_step_size=1.0, training_shots=20),
-    "4c": _GRADIENTS | dict(inner_batch_size=100, inner_iterations=4, training_shots=20),
-}
-"""Table 6: hyper-parameters of Section 6.3, by panel of Figure 4; what a panel sweeps is left out."""
-
-COMBINATIONS = {
-    "g1": (1.0,),
-    "g2": (0.0, 1.0),
-    "g1+g2": (1.0, 1.0),
-    "½(g1+g2)": (0.5, 0.5),
-    "g3": (0.0, 0.0, 1.0),
-    "g1+g2+g3": (1.0, 1.0, 1.0),
-    "⅓(g1+g2+g3)": (1 / 3, 1 / 3, 1 / 3),
-    "g4": (0.0, 0.0, 0.0, 1.0),
-    "g1+g2+g3+g4": (1.0, 1.0, 1.0, 1.0),
-    "¼(g1+g2+g3+g4)": (0.25, 0.25, 0.25, 0.25),
-}
-"""Figure 3's curves and their weights."""
-
-TAIL = 5
-"""Shots per class that a separate tail sets aside in Figure 4: one batch of 25."""
-
-LINES = {
-    "Reptile": dict(algorithm="reptile"),
-    "FOMAML, shared tail, cycle": dict(algorithm="fomaml"),
-    "FOMAML, shared tail, replacement": dict(algorithm="fomaml", schedule="replacement"),
-    "FOMAML, separate tail, cycle": dict(algorithm="fomaml", tail=TAIL),
-    "FOMAML, separate tail, replacement": dict(algorithm="fomaml", tail=TAIL, schedule="replacement"),
-}
-"""Figure 4's lines."""
-
-SWEEPS = {
-    "4a": ("inner_iterations", (2, 3, 4, 5, 6, 8)),
-    "4b": ("inner_batch_size", (25, 50, 75, 100)),
-    "4c": ("outer_step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
-}
-"""What each panel of Figure 4 sweeps, and over which values."""
-
 _SINE = {
     "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10),
     "quick": {},
@@ -124,28 +108,11 @@ _MAML = dict(training_points=10, inner_iterations=6, outer_optimiser="adam", out
 # judged by the 50; the best of eight settings for MAML (1 or 5 steps, 1 or 4 tasks, step size 0.01 or 0.02) but for
 # four tasks an iteration, which would see four times as many as Reptile.
 _SINE_ALGORITHMS = {"joint": dict(inner_batch_size=50, inner_iterations=1), "maml": _MAML, "fomaml": _MAML}
-_OMNIGLOT = {
-    "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4, eval_inner_iterations=5),
+_CLASSIFICATION = {
+    "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4),
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": {},
 }
-_FIGURE_3 = {
-    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2),
-    "quick": dict(outer_iterations=4000, curve_points=8, curve_tasks=50, eval_tasks=300),
-    "paper": dict(curve_points=40),
-}
-_FIGURE_4 = {
-    "smoke": dict(outer_iterations=2, curve_points=0, eval_tasks=2),
-    "quick": dict(outer_iterations=1000, curve_points=1, curve_tasks=2, eval_tasks=300),
-    "paper": dict(curve_points=10),
-}
-_ORDER = {
-    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_inner_iterations=5),
-    "quick": dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000),
-    "paper": dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000),
-}
-_ORDER_SEEDS = {"smoke": (0,), "quick": (0, 1, 2, 3, 4), "paper": (0, 1, 2, 3, 4)}
-_ABLATION_SEEDS = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 _SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
 
 
@@ -181,110 +148,66 @@ def analysis_runs(
     return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
 
 
-def omniglot_runs(
+def _finn(algorithm: str, dataset: str, ways: int, shots: int) -> dict:
+    """Finn et al.'s training for one cell: as many query as support images, on Mini-ImageNet 15 a class."""
+    tail = 15 if dataset == "mini-imagenet" else shots
+    return FINN[dataset, ways] | dict(
+        algorithm=algorithm,
+        training_shots=shots + tail,
+        tail=tail,
+        inner_batch_size=ways * shots,
+        eval_inner_batch_size=ways * shots,
+        eval_shots=(shots,),
+    )
+
+
+_DATA = {
+    "omniglot": dict(dataset="omniglot", train_classes=1200),
+    "mini-imagenet": dict(dataset="mini-imagenet", train_classes=64, validation_classes=16),
+}
+TRAININGS = {
+    "omniglot-5way-reptile": _DATA["omniglot"] | dict(ways=5) | TABLE_3[5],
+    "omniglot-20way-reptile": _DATA["omniglot"] | dict(ways=20) | TABLE_3[20],
+    "mini-imagenet-5way-reptile": _DATA["mini-imagenet"] | dict(ways=5) | TABLE_4,
+} | {
+    f"{dataset}-{ways}way-{shots}shot-{algorithm}": _DATA[dataset]
+    | dict(ways=ways)
+    | _finn(algorithm, dataset, ways, shots)
+    for dataset, ways in FINN
+    for shots in (1, 5)
+    for algorithm in ("fomaml", "maml")
+}
+"""The trainings that Tables 1 and 2 are made of, by name, in order of worth. Reptile's serve both shots."""
+
+
+def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Which of `TRAININGS` a profile does: all at the paper's scale, else 5-way Omniglot; `names` overrides it."""
+    _check(profile)
+    chosen = tuple(names) if names is not None else tuple(TRAININGS)[: None if profile == "paper" else 1]
+    unknown = [name for name in chosen if name not in TRAININGS]
+    if unknown:
+        raise ValueError(f"no training {', '.join(map(repr, unknown))}; there are {', '.join(TRAININGS)}")
+    return chosen
+
+
+def classification_runs(
+    name: str,
     profile: str,
-    ways: int,
     seeds: int | Sequence[int] | None = None,
     outer_iterations: int | None = None,
     eval_tasks: int | None = None,
-    dataset: str = "omniglot",
-    train_classes: int = 1200,
+    **data: Any,
 ) -> list[FewShotClassification]:
-    """Table 3's trainings at a profile, one for each seed. `dataset` is "glyphs" where they stand in."""
-    settings = TABLE_3[ways] | _scaled(_OMNIGLOT, profile, outer_iterations)
+    """One of `TRAININGS` at a profile, a run for each seed.
+
+    `outer_iterations` and `eval_tasks` override the profile's; `data` says what stands in for Omniglot, such as
+    `dataset="glyphs", train_classes=400`. Raises `ValueError` for a name that is not there.
+    """
+    trainings_of(profile, [name])
+    settings = TRAININGS[name] | _scaled(_CLASSIFICATION, profile, outer_iterations) | data
     if eval_tasks is not None:
         settings["eval_tasks"] = eval_tasks
-    return [
-        FewShotClassification(ways=ways, seed=seed, dataset=dataset, train_classes=train_classes, **settings)
-        for seed in seeds_of(profile, seeds)
-    ]
-
-
-def figure_3_runs(
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    dataset: str = "omniglot",
-    train_classes: int = 1200,
-) -> dict[str, list[FewShotClassification]]:
-    """Section 6.2's trainings, by combination. With k gradients a task has 5k shots, so that batches do not overlap."""
-    scaled = _scaled(_FIGURE_3, profile, outer_iterations)
-    return {
-        label: [
-            FewShotClassification(
-                **TABLE_5 | scaled,
-                algorithm="combination",
-                weights=weights,
-                inner_iterations=len(weights),
-                training_shots=5 * len(weights),
-                dataset=dataset,
-                train_classes=train_classes,
-                seed=seed,
-            )
-            for seed in seeds_of(profile, seeds, _ABLATION_SEEDS)
-        ]
-        for label, weights in COMBINATIONS.items()
-    }
-
-
-def figure_4_runs(
-    panel: str,
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    dataset: str = "omniglot",
-    train_classes: int = 1200,
-) -> dict[str, dict[float, list[FewShotClassification]]]:
-    """Section 6.3's trainings of a panel ("4a", "4b" or "4c"), by line and by swept value.
-
-    A separate tail leaves 15 of the 20 drawings for the batches before it, so that its lines stop at batches of 75. 4c
-    sweeps shared-tail FOMAML with full batches alone.
-    """
-    swept, values = SWEEPS[panel]
-    values = values[::4] if profile == "smoke" else values
-    scaled = _scaled(_FIGURE_4, profile, outer_iterations)
-    runs = {}
-    for line, settings in LINES.items():
-        if panel == "4c" and line != "FOMAML, shared tail, cycle":
-            continue
-        largest = 5 * (20 - settings.get("tail", 0))
-        runs[line] = {
-            value: [
-                FewShotClassification(
-                    **TABLE_6[panel] | settings | scaled | {swept: value},
-                    dataset=dataset,
-                    train_classes=train_classes,
-                    seed=seed,
-                )
-                for seed in seeds_of(profile, seeds, _ABLATION_SEEDS)
-            ]
-            for value in values
-            if panel != "4b" or value <= largest
-        }
-    return runs
-
-
-def order_runs(
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    dataset: str = "omniglot",
-    train_classes: int = 1200,
-) -> dict[str, list[FewShotClassification]]:
-    """Table 3's 5-way training with the tasks of a meta-batch one after another and side by side, by order.
-
-    Five seeds and 10,000 outer iterations; `quick` shows the records of these, when they are there.
-    """
-    scaled = _scaled(_ORDER, profile, outer_iterations)
-    return {
-        order: [
-            FewShotClassification(
-                **TABLE_3[5] | scaled, order=order, dataset=dataset, train_classes=train_classes, seed=seed
-            )
-            for seed in seeds_of(profile, seeds, _ORDER_SEEDS)
-        ]
-        for order in ("exact", "parallel")
-    }
+    return [FewShotClassification(seed=seed, **settings) for seed in seeds_of(profile, seeds)]
 
 
 def _check(profile):

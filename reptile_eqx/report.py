@@ -10,10 +10,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from tabulate import tabulate
 
 from . import places
 from .devices import first_process
-from .presets import TABLE_2
 from .store import Record, environment, write_text
 
 
@@ -21,6 +21,11 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation over seeds, the paper's ±; the latter is NaN for a single seed."""
     values = np.asarray(values, float)
     return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float("nan")
+
+
+def percent(mean: float, spread: float) -> str:
+    """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
+    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
 
 
 def finished(records: Sequence[Record]) -> list[Record]:
@@ -66,11 +71,13 @@ def provenance(records: Sequence[Record], **more: Any) -> dict[str, Any]:
 def save_figure(
     figure: Figure, name: str, records: Sequence[Record], figures: str | os.PathLike | None = None, **more: Any
 ) -> list[Path]:
-    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths.
-
-    Of several processes the first one writes.
-    """
+    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths."""
     folder = Path(figures or places.figures_directory())
+    return [*write_figure(figure, folder, name), _save_json(folder, name, records, more)]
+
+
+def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `NAME.png` and `NAME.svg` into a folder; returns their paths. Of several processes the first one writes."""
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     for path in paths if first_process() else ():
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +87,7 @@ def save_figure(
         with matplotlib.rc_context({"svg.hashsalt": name}):
             figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         partial.replace(path)
-    return [*paths, _save_json(folder, name, records, more)]
+    return paths
 
 
 def save_table(
@@ -91,52 +98,41 @@ def save_table(
     figures: str | os.PathLike | None = None,
     **more: Any,
 ) -> list[Path]:
-    """Write `NAME.md` (with its title), `NAME.csv` and `NAME.json`; returns their paths."""
+    """Write `NAME.md` and `NAME.tex` (with its title), `NAME.csv` and `NAME.json`; returns their paths."""
     folder = Path(figures or places.figures_directory())
-    write_text(folder / f"{name}.md", f"**{title}**\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
-    write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    return [folder / f"{name}.md", folder / f"{name}.csv", _save_json(folder, name, records, {"title": title, **more})]
+    texts = {
+        "md": f"**{title}**\n\n{table.to_markdown(index=False, disable_numparse=True)}\n",
+        "csv": table.to_csv(index=False),
+        "tex": f"% {title}\n{latex(table)}\n",
+    }
+    for kind, text in texts.items():
+        write_text(folder / f"{name}.{kind}", text)
+    return [*(folder / f"{name}.{kind}" for kind in texts), _save_json(folder, name, records, {"title": title, **more})]
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table as a LaTeX `tabular` with the rules of the package booktabs."""
+    text = tabulate(table, headers="keys", tablefmt="latex_booktabs", showindex=False, disable_numparse=True)
+    for symbol, command in {
+        "±": r"$\pm$",
+        "α": r"$\alpha$",
+        "½": r"$\frac12$",
+        "⅓": r"$\frac13$",
+        "¼": r"$\frac14$",
+    }.items():
+        text = text.replace(symbol, command)
+    return text
 
 
 def _save_json(folder, name, records, more):
+    return write_json(folder, name, provenance(records, **more))
+
+
+def write_json(folder: Path, name: str, contents: Mapping[str, Any]) -> Path:
+    """Write `NAME.json` into a folder; returns its path."""
     path = folder / f"{name}.json"
-    write_text(path, json.dumps(provenance(records, **more), indent=1) + "\n")
+    write_text(path, json.dumps(contents, indent=1) + "\n")
     return path
-
-
-def percent(mean: float, spread: float) -> str:
-    """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
-    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
-
-
-def table_2(records_by_ways: Mapping[int, Sequence[Record]]) -> pd.DataFrame:
-    """Reptile's cells of Table 2 beside the paper's: mean and standard deviation over seeds, in percent.
-
-    **Arguments:** records of `FewShotClassification` runs, by ways.
-
-    **Returns:** one row for each ways, shots and setting, with the 95 % interval over evaluation tasks.
-    """
-    rows = []
-    for ways, records in records_by_ways.items():
-        for label in records[0].results:
-            shots = int(label.removesuffix("-shot"))
-            for algorithm, setting in (("Reptile", "alone"), ("Reptile + Transduction", "transductive")):
-                cells = [record.results[label][setting] for record in finished(records)]
-                mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
-                # Seeds are independent, so the interval of their mean shrinks with their number.
-                interval = 100 * float(np.sqrt(np.square([cell["ci95"] for cell in cells]).sum())) / len(cells)
-                paper = TABLE_2[algorithm][shots, ways]
-                rows.append(
-                    {
-                        "Task": f"{shots}-shot {ways}-way",
-                        "Algorithm": algorithm,
-                        "Paper": percent(*paper),
-                        "Here": percent(mean, spread),
-                        "Difference": f"{mean - paper[0]:+.2f}",
-                        "95 % interval over tasks": f"± {interval:.2f}",
-                    }
-                )
-    return pd.DataFrame(rows)
 
 
 def size_before_adaptation(records: Sequence[Record]) -> float:

@@ -4,10 +4,12 @@ Everything here is on the host, between compiled calls: which run goes next, how
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +23,19 @@ from jaxtyping import PyTree
 from tqdm import tqdm
 
 from .devices import SideBySide, agree, first_process, read_file
-from .experiments import same_program
+from .experiments import Measurement, same_program
 from .training import start, train
 
 _SECONDS_BETWEEN_CHECKPOINTS = 5.0
+_SECONDS_BETWEEN_EVALUATIONS = 20.0
 
 
 @dataclass
 class Training:
-    """A run under way: its state, as arrays on the host, and its learning curve so far."""
+    """A run under way: its state, as arrays on the host, and its learning curve so far.
+
+    `diverged` says where the loss or a parameter stopped being finite, and is empty while all are.
+    """
 
     config: Any
     path: Path
@@ -37,12 +43,12 @@ class Training:
     iteration: int = 0
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
-    diverged: bool = False
+    diverged: str = ""
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.diverged or self.iteration >= self.config.outer_iterations
+        return bool(self.diverged) or self.iteration >= self.config.outer_iterations
 
     @property
     def stops(self) -> list[int]:
@@ -79,6 +85,30 @@ class Training:
         self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
         return True
 
+    def _seen_path(self, measurement: Measurement) -> Path:
+        # The folder is the training's. Tasks are numbered, so that more of them only add to the same file.
+        asked = {name: getattr(self.config, name) for name in self.config.measured if name != "eval_tasks"}
+        text = json.dumps([measurement.name, asked], sort_keys=True)
+        return self.path.with_name(f"seen-{hashlib.sha256(text.encode()).hexdigest()[:10]}.npz")
+
+    def save_seen(self, measurement: Measurement, values: PyTree[np.ndarray]) -> None:
+        """Keep what a final measurement has seen so far, with a leading axis of tasks."""
+        if not first_process():
+            return
+        path = self._seen_path(measurement)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part.npz")
+        np.savez(partial, *jax.tree.leaves(values))
+        partial.replace(path)
+
+    def load_seen(self, measurement: Measurement) -> list[np.ndarray] | None:
+        """The leaves of what `save_seen` kept, or `None` where there is nothing."""
+        content = read_file(self._seen_path(measurement))
+        if content is None:
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as leaves:
+            return list(leaves.values())
+
 
 class Programs:
     """The compiled programs of configurations that differ only in their `numbers`."""
@@ -92,6 +122,7 @@ class Programs:
         self.train = self._side_by_side(self._train, runs, 1 if learner.merge is None else learner.meta_batch_size)
         self._measure = {}
         like = eqx.filter_eval_shape(lambda: start(learner, jax.random.PRNGKey(0)))
+        self._state_like = like
         self._still = eqx.filter(like, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
 
     def _side_by_side(self, program: Callable, units: int, tasks: int = 1) -> SideBySide:
@@ -118,25 +149,57 @@ class Programs:
         return eqx.filter(state, eqx.is_array), loss
 
     def measure(self, trainings: Sequence[Training], *, final: bool, bar: tqdm | None = None) -> list[dict[str, Any]]:
-        """Each training's measurements, summarised, with the tasks of all of them spread over the devices."""
+        """Each training's measurements, summarised, with the tasks of all of them spread over the devices.
+
+        What final ones have seen is kept on disk, so that a long evaluation that is cut off goes on where it was.
+        """
         results = [{} for _ in trainings]
         for i, measurement in enumerate(self._example.measurements(self._shared, final=final)):
-            block = min(measurement.tasks, 25 if jax.default_backend() == "cpu" else 500)
-            firsts = range(0, measurement.tasks, block)
-            units = [{**self.unit(t), "first": np.int32(first)} for t in trainings for first in firsts]
-            if (final, i) not in self._measure:
-                program = self._measured(i, final, block)
-                self._measure[final, i] = self._side_by_side(program, self._runs * len(firsts))
-            slices = []
-            for begin in range(0, len(units), self._measure[final, i].width):
-                if bar is not None:
-                    bar.set_postfix_str(f"{measurement.name}: {begin * block} of {len(units) * block} tasks")
-                slices += self._measure[final, i](units[begin : begin + self._measure[final, i].width])
-            for j, result in enumerate(results):
-                own = slices[j * len(firsts) : (j + 1) * len(firsts)]
-                values = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: measurement.tasks], *own)
+            seen = [self._seen_before(t, i, measurement) if final else None for t in trainings]
+            seen = self._see(trainings, i, measurement, seen, final, bar)
+            for values, result in zip(seen, results, strict=True):
+                values = jax.tree.map(lambda leaf: leaf[: measurement.tasks], values)
                 result[measurement.name] = measurement.summarise(values)
         return results
+
+    def _seen_before(self, training, index, measurement):
+        """What a final measurement of an earlier process has seen, or `None`."""
+        leaves = training.load_seen(measurement)
+        if leaves is None:
+            return None
+
+        def measured(shared, state):
+            return self._example.measurements(shared, final=True)[index].measure(state, jax.random.PRNGKey(0))
+
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._shared)
+        return jax.tree.unflatten(jax.tree.structure(eqx.filter_eval_shape(measured, shapes, self._state_like)), leaves)
+
+    def _see(self, trainings, index, measurement, seen, final, bar):
+        """Every training's values for all of a measurement's tasks, given those `seen` before (`None`: none)."""
+        on_cpu = jax.default_backend() == "cpu"
+        block = min(measurement.tasks, 25 if on_cpu else measurement.at_once)
+        if (final, index) not in self._measure:
+            # A GPU takes one block of every run at once; of all blocks, its memory would not hold the patches.
+            units = self._runs * -(-measurement.tasks // block) if on_cpu else self._runs
+            self._measure[final, index] = self._side_by_side(self._measured(index, final, block), units)
+        program = self._measure[final, index]
+        done = [0 if values is None else len(jax.tree.leaves(values)[0]) for values in seen]
+        todo = [(j, first) for j in range(len(trainings)) for first in range(done[j], measurement.tasks, block)]
+        fresh, kept = set(), time.monotonic()
+        for begin in range(0, len(todo), program.width):
+            if bar is not None:
+                bar.set_postfix_str(f"{measurement.name}: {begin * block} of {len(todo) * block} tasks")
+            turn = todo[begin : begin + program.width]
+            blocks = program([{**self.unit(trainings[j]), "first": np.int32(first)} for j, first in turn])
+            for (j, _), values in zip(turn, blocks, strict=True):
+                both = [values] if seen[j] is None else [seen[j], values]
+                seen[j] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *both)
+                fresh.add(j)
+            if time.monotonic() - kept > _SECONDS_BETWEEN_EVALUATIONS or begin + program.width >= len(todo):
+                for j in fresh if final else ():
+                    trainings[j].save_seen(measurement, seen[j])
+                fresh, kept = set(), time.monotonic()
+        return seen
 
     def _measured(self, index: int, final: bool, block: int) -> Callable:
         def program(shared, unit):
@@ -203,7 +266,10 @@ def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
         training.state = state
         training.iteration += iterations
         training.seconds += seconds
-        training.diverged = not np.isfinite(loss)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, loss))):
+            begun, seed = training.iteration - iterations, training.config.seed
+            training.diverged = f"between outer iterations {begun} and {training.iteration} of seed {seed}"
+            warnings.warn(f"{training.config.name}: not finite any more {training.diverged}", stacklevel=2)
     return max(1, min(round(iterations * _SECONDS_BETWEEN_CHECKPOINTS / seconds), 10 * max(iterations, chunk)))
 
 

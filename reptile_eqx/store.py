@@ -39,10 +39,10 @@ class Record:
 
     - `name`: the run's name and the hash of its configuration.
     - `kind`, `config`: the configuration's class and fields.
-    - `status`: "finished", or "diverged" where the loss stopped being finite.
+    - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
-    - `made`: data, device, versions, commit, date, seconds of training.
+    - `made`: data, device, versions, commit, date, seconds of training; where it diverged, if it did.
     """
 
     name: str
@@ -69,10 +69,16 @@ def run_name(config: Any, *, training_only: bool = False) -> str:
     return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
+def _record_folders(figures: str | os.PathLike | None) -> list[Path]:
+    """Where records may lie: with the figures asked for, with the project's own, and with the states."""
+    folders = [Path(figures)] if figures else []
+    return [folder / "runs" for folder in (*folders, places.figures_directory(), places.data_directory())]
+
+
 def find_record(config: Any, figures: str | os.PathLike | None = None) -> Record | None:
     """The record of a configuration that was run before, here or elsewhere; `None` where there is none."""
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    for directory in (Path(figures or places.figures_directory()) / "runs", places.data_directory() / "runs"):
+    for directory in _record_folders(figures):
         path = directory / f"{run_name(config)}.json"
         if path.exists():
             record = Record(**json.loads(path.read_text()))
@@ -80,6 +86,32 @@ def find_record(config: Any, figures: str | os.PathLike | None = None) -> Record
             if wanted.items() >= record.config.items():
                 return record
     return None
+
+
+SCALE = ("seed", "outer_iterations", "curve_points", "curve_tasks", "eval_tasks")
+"""The fields of a configuration that say at which scale an experiment is done, not which one it is."""
+
+
+def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
+    """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
+
+    Their configurations are `config` in all but `SCALE`; of runs of one length, those evaluated on the most tasks are
+    taken, one for each seed. Empty where nobody ran it.
+    """
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    # A record made before a field was added has its default.
+    defaults = json.loads(json.dumps({field.name: field.default for field in dataclasses.fields(config)}))
+    found: dict[tuple[int, int], dict[int, Record]] = {}
+    for folder in _record_folders(figures):
+        for path in sorted(folder.glob("*.json")):
+            record = Record(**json.loads(path.read_text()))
+            same = all((defaults | record.config)[name] == wanted[name] for name in wanted.keys() - set(SCALE))
+            if same and record.kind == type(config).__name__ and record.status == "finished":
+                size = (record.config["outer_iterations"], record.config["eval_tasks"])
+                found.setdefault(size, {}).setdefault(record.config["seed"], record)
+    if not found:
+        return []
+    return [record for _, record in sorted(found[max(found)].items())]
 
 
 def run(
@@ -168,6 +200,8 @@ def _state_path(config: Any) -> Path:
 def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -> Record:
     config = training.config
     made = {**made, "training_seconds": round(training.seconds, 1)}
+    if training.diverged:
+        made["diverged"] = training.diverged
     return Record(
         name=run_name(config),
         kind=type(config).__name__,

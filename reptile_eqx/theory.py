@@ -164,6 +164,13 @@ def recovered_coefficients(
     measured = expectation(
         lambda batches, alpha: meta_gradients(loss, phi, batches, alpha), tasks, k, jnp.asarray(alpha)
     )
+    return fitted_coefficients(measured, alpha, terms)
+
+
+def fitted_coefficients(
+    measured: dict[str, Vector], alpha: float, terms: dict[str, Vector]
+) -> dict[str, tuple[float, float]]:
+    """The least-squares coefficients of AvgGrad and -α·AvgGradInner in each of the measured meta-gradients."""
     basis = np.stack([terms["AvgGrad"], -alpha * terms["eq. 29"]], axis=1)
     # Columns of equal size, or the small second one would drown in the fit's rounding.
     size = np.linalg.norm(basis, axis=0)
@@ -247,9 +254,17 @@ def coefficient_table(problems: dict[str, Problem], ks: dict[str, Sequence[int]]
 def coefficient_errors(problem: Problem, k: int, alphas: np.ndarray) -> dict[str, np.ndarray]:
     """The relative error of AvgGradInner's recovered coefficient, by algorithm, for each step size."""
     loss, phi, tasks = problem
+
+    def at_each(batches, alphas):
+        return jax.lax.map(lambda alpha: meta_gradients(loss, phi, batches, alpha), alphas)
+
     with float64():
         terms = average_terms(loss, phi, tasks)
-        found = [recovered_coefficients(loss, phi, tasks, k, alpha, terms) for alpha in alphas]
+        measured = expectation(at_each, tasks, k, jnp.asarray(alphas))
+        found = [
+            fitted_coefficients({name: vectors[i] for name, vectors in measured.items()}, float(alpha), terms)
+            for i, alpha in enumerate(alphas)
+        ]
     predicted = predicted_coefficients(k)
     return {n: np.array([abs(f[n][1] / predicted[n][1] - 1) for f in found]) for n in ALGORITHMS}
 
@@ -290,6 +305,19 @@ def project(manifold: Callable, phi: Float[Array, "2"]) -> Float[Array, "2"]:
         return x - jax.grad(half_squared)(x) / jax.grad(jax.grad(half_squared))(x), None
 
     return point(jax.lax.scan(newton, x, None, length=20)[0])
+
+
+def distance_gradient_error(manifold: Callable, phi: Float[Array | np.ndarray, "2"], step: float = 1e-5) -> float:
+    """How far ∇½D(φ, W)² by central differences is from φ - P_W(φ) (eqs. 43-44), relative to the latter."""
+    phi = jnp.asarray(phi)
+
+    def half_squared_distance(at):
+        return 0.5 * jnp.sum(jnp.square(at - project(manifold, at)))
+
+    moved = step * jnp.eye(2)
+    slopes = jnp.stack([half_squared_distance(phi + h) - half_squared_distance(phi - h) for h in moved]) / (2 * step)
+    away = phi - project(manifold, phi)
+    return float(jnp.linalg.norm(slopes - away) / jnp.linalg.norm(away))
 
 
 def partial_minimisation(manifold: Callable, phi: Float[Array, "2"], k: int, alpha: float = 0.1) -> Float[Array, "2"]:

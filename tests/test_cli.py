@@ -41,7 +41,7 @@ def test_one_failing_notebook_does_not_stop_the_others_and_the_status_tells(tmp_
         (["run", "17"], "no notebook '17'; there are 1_sine_regression"),
         (["run", "1", "-p", "shot", "5"], "no notebook has a parameter shot"),
         (["run", "--profile", "fast"], "invalid choice: 'fast'"),
-        (["data", "imagenet"], "unknown dataset imagenet; there are omniglot, glyphs"),
+        (["data", "imagenet"], "unknown dataset imagenet; there are omniglot, mini-imagenet, glyphs"),
         ([], "required"),
     ],
 )

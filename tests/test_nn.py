@@ -1,4 +1,4 @@
-"""Networks: the fast convolution and norm are the plain ones, and nothing remembers an earlier batch."""
+"""Networks: the fast convolution, pooling and norm are the plain ones, and nothing remembers an earlier batch."""
 
 import functools
 
@@ -10,24 +10,49 @@ import pytest
 from jax import lax
 
 from reptile_eqx import nn, sum_cross_entropy
+from reptile_eqx.convolution import convolution, max_pool
 
 # Most of a test's time is compilation, so programs are compiled quickly rather than to run quickly.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(eqx.filter_jit, compiler_options=QUICK)
 
 
-def plain_convolution(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def plain_convolution(x, kernel, stride=2):
+    return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def plain_norm(h, scale, shift, activation=jax.nn.relu):
+def plain_norm(h, scale, shift):
     mean, variance = h.mean((0, 1, 2)), h.var((0, 1, 2))
-    return activation((h - mean) / jnp.sqrt(variance + 1e-3) * scale + shift)
+    return (h - mean) / jnp.sqrt(variance + 1e-3) * scale + shift
+
+
+def plain_norm_relu(h, scale, shift):
+    return jax.nn.relu(plain_norm(h, scale, shift))
+
+
+def plain_pool(h):
+    """Each window's values side by side, then the first of the largest."""
+    batch, height, width, channels = h.shape
+    h = jnp.pad(h, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=-jnp.inf)
+    corners = jnp.stack([h[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+    return jnp.take_along_axis(corners, corners.argmax(-1)[..., None], -1)[..., 0]
+
+
+def defined_convolution(x, kernel, stride):
+    """The nine shifted products that a convolution is; its own gradient is quicker than that of `lax`'s."""
+    sizes = [-(-size // stride) for size in x.shape[1:3]]
+    total = [max((n - 1) * stride + 3 - size, 0) for n, size in zip(sizes, x.shape[1:3], strict=True)]
+    x = jnp.pad(x, ((0, 0), *((t // 2, t - t // 2) for t in total), (0, 0)))
+    ends = [(n - 1) * stride + 1 for n in sizes]
+    shifted = [[x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for j in range(3)] for i in range(3)]
+    return sum(shifted[i][j] @ kernel[i, j] for i in range(3) for j in range(3))
 
 
 def plain_network(network, x):
     for block in network.blocks:
-        x = plain_norm(plain_convolution(x, block.kernel) + block.bias, block.scale, block.shift)
+        h = defined_convolution(x, block.kernel, 1 if block.pool else 2)
+        x = plain_norm(h + block.bias, block.scale, block.shift)
+        x = jax.nn.relu(plain_pool(x) if block.pool else x)
     return x.reshape(len(x), -1) @ network.head + network.head_bias
 
 
@@ -65,20 +90,72 @@ def assert_agree(ours, plain, *arguments):
 
 # All sizes from 1 to 9, and each of odd and even beside each; once with more filters than a patch has numbers.
 @pytest.mark.parametrize(
-    ("size", "channels", "filters"),
-    [((1, 8), 2, 2), ((9, 2), 1, 4), ((3, 6), 1, 10), ((7, 4), 3, 2), ((5, 5), 2, 3)],
+    ("stride", "size", "channels", "filters"),
+    [
+        (2, (1, 8), 2, 2),
+        (2, (9, 2), 1, 4),
+        (2, (3, 6), 1, 10),
+        (2, (7, 4), 3, 2),
+        (2, (5, 5), 2, 3),
+        (1, (1, 4), 9, 2),
+        (1, (5, 2), 8, 10),
+        (1, (3, 6), 3, 2),
+    ],
 )
-def test_convolution_is_the_plain_one_with_its_derivatives(size, channels, filters):
+def test_convolution_is_the_plain_one_with_its_derivatives(stride, size, channels, filters):
     with jax.enable_x64(True):
         x, kernel = normal(0, 2, *size, channels), normal(1, 3, 3, channels, filters)
-        assert_agree(nn.strided_convolution, plain_convolution, x, kernel)
+        ours = lambda x, kernel: convolution(x, kernel, stride)  # noqa: E731
+        assert_agree(ours, lambda x, kernel: plain_convolution(x, kernel, stride), x, kernel)
+
+
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
+def test_both_forms_of_the_convolution_have_the_same_third_derivatives(on, monkeypatch):
+    """The form for GPUs runs anywhere. Three derivatives pass through each face of the convolution."""
+    with jax.enable_x64(True):
+        x, kernel, dy = normal(0, 2, 3, 4, 9), normal(1, 3, 3, 9, 2), normal(2, 2, 3, 4, 2)
+
+        def third(f):
+            first = jax.grad(lambda x, k: (jnp.sin(f(x, k)) * dy).sum(), (0, 1))
+            second = jax.grad(lambda x, k: sum(jnp.sin(g).sum() for g in first(x, k)), (0, 1))
+            return jit(jax.grad(lambda x, k: sum(jnp.sin(g).sum() for g in second(x, k)), (0, 1)))
+
+        plain = third(lambda x, kernel: plain_convolution(x, kernel, 1))(x, kernel)
+        monkeypatch.setattr(jax, "default_backend", lambda: on)
+        for mine, theirs in zip(third(lambda x, kernel: convolution(x, kernel, 1))(x, kernel), plain, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_norm_is_the_plain_one_with_its_derivatives():
     """Also where a channel is constant, which only ε keeps from a division by zero."""
     with jax.enable_x64(True):
         h = normal(0, 3, 4, 5, 3).at[..., 0].set(3.0)
-        assert_agree(nn.batch_norm_relu, plain_norm, h, 1 + normal(1, 3), jnp.array([0.5, -0.3, 0.2]))
+        assert_agree(nn.batch_norm_relu, plain_norm_relu, h, 1 + normal(1, 3), jnp.array([0.5, -0.3, 0.2]))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 2)])
+def test_the_largest_of_a_window_takes_the_gradient_and_the_first_of_equals(size):
+    """Whole numbers, of which most windows hold several equal ones; every order of derivative goes the same way."""
+    with jax.enable_x64(True):
+        h = jnp.round(normal(0, 3, *size, 2))
+        assert_agree(lambda h: max_pool(h)[0] ** 3, lambda h: plain_pool(h) ** 3, h)
+
+
+@pytest.mark.parametrize("size", [(4, 2), (5, 3)])
+def test_a_pooled_block_is_the_plain_one_with_its_derivatives(size):
+    """Where a scale is negative the norm turns the order round, and the window's smallest is pooled."""
+    with jax.enable_x64(True):
+        block = nn.ConvBlock(3, 4, pool=True, key=jax.random.key(0))
+        shift = jnp.array([0.5, -0.3, 0.2, 0.1])
+        arguments = normal(3, 2, *size, 3), block.kernel, jnp.array([1.5, -0.5, 0.7, -1.2]), shift
+
+        def ours(x, kernel, scale, shift):
+            return eqx.tree_at(lambda b: (b.kernel, b.scale, b.shift), block, (kernel, scale, shift))(x)
+
+        def plain(x, kernel, scale, shift):
+            return jax.nn.relu(plain_pool(plain_norm(plain_convolution(x, kernel, 1), scale, shift)))
+
+        assert_agree(ours, plain, *arguments)
 
 
 def test_a_block_takes_other_activations():
@@ -86,18 +163,25 @@ def test_a_block_takes_other_activations():
         block = nn.ConvBlock(2, 3, jnp.tanh, key=jax.random.key(0))
         block = eqx.tree_at(lambda b: (b.scale, b.shift), block, (1 + normal(1, 3), normal(2, 3)))
         x = normal(3, 2, 5, 4, 2)
-        plain = plain_norm(plain_convolution(x, block.kernel), block.scale, block.shift, jnp.tanh)
+        plain = jnp.tanh(plain_norm(plain_convolution(x, block.kernel), block.scale, block.shift))
         np.testing.assert_allclose(apply(block, x), plain, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("ways", "parameters"), [(5, 113_221), (20, 117_076)])
-def test_the_network_has_the_references_parameters_and_a_logit_per_way(ways, parameters):
+@pytest.mark.parametrize(
+    ("network", "ways", "shape", "parameters"),
+    [
+        (nn.OmniglotNetwork, 5, (28, 28, 1), 113_221),
+        (nn.OmniglotNetwork, 20, (28, 28, 1), 117_076),
+        (nn.MiniImageNetNetwork, 5, (84, 84, 3), 34_661),
+    ],
+)
+def test_a_network_has_the_references_parameters_and_a_logit_per_way(network, ways, shape, parameters):
     def build(key, x):
-        network = nn.OmniglotNetwork(ways, key=key)
-        return network, network(x)
+        built = network(ways, key=key)
+        return built, built(x)
 
-    network, logits = jax.eval_shape(build, jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(network)) == parameters
+    built, logits = jax.eval_shape(build, jax.random.key(0), jnp.zeros((2, *shape)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(built)) == parameters
     assert logits.shape == (2, ways)
 
 
@@ -115,18 +199,21 @@ def test_weights_start_glorot_uniform_and_biases_zero():
     assert not jnp.array_equal(network.blocks[1].kernel, network.blocks[2].kernel), "blocks share no key"
 
 
-def test_the_network_is_the_plain_one_with_its_gradient():
+@pytest.mark.parametrize("make", [nn.OmniglotNetwork, nn.MiniImageNetNetwork])
+def test_a_network_is_the_plain_one_with_its_gradient(make):
     """Four plain blocks and a dense head; the biases' gradient, zero but for rounding, is exactly zero here."""
     with jax.enable_x64(True):
-        network = jit(lambda key: nn.OmniglotNetwork(3, key=key))(jax.random.key(0))
+        network = jit(lambda key: make(3, key=key))(jax.random.key(0))
+        # Sizes 84, 42, 21 and 11: the last two end in half a window.
         network = jax.tree.map(lambda leaf: leaf + 0.1 * normal(leaf.size, *leaf.shape), network)
-        batch = normal(1, 4, 28, 28, 1), jnp.array([0, 2, 1, 1])
+        shape = (28, 28, 1) if make is nn.OmniglotNetwork else (84, 84, 3)
+        batch = normal(1, 2, *shape), jnp.array([0, 2])
 
-        def both(f):
+        def both(f, network, batch):
             gradient = jax.grad(lambda n: sum_cross_entropy(lambda x: f(n, x), batch))
             return f(network, batch[0]), gradient(network)
 
-        (mine, ours), (theirs, plain) = (jit(both)(f) for f in (lambda n, x: n(x), plain_network))
+        (mine, ours), (theirs, plain) = (jit(both)(f, network, batch) for f in (lambda n, x: n(x), plain_network))
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
@@ -157,11 +244,15 @@ def test_the_network_can_be_mapped_over_batches():
     np.testing.assert_allclose(mapped, jnp.stack([apply(network, b) for b in x]), rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_can_be_mapped_over_networks_and_batches():
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
+def test_gradients_can_be_mapped_over_networks_and_batches(pool, on, monkeypatch):
     """Seeds trained side by side; each must see its own batch's statistics and its own kernel."""
+    monkeypatch.setattr(jax, "default_backend", lambda: on)
     with jax.enable_x64(True):
-        blocks = jit(jax.vmap(lambda key: nn.ConvBlock(1, 10, key=key)))(jax.random.split(jax.random.key(0), 3))
-        x = normal(1, 3, 2, 5, 4, 1)
+        make = jit(jax.vmap(lambda key: nn.ConvBlock(8, 10, pool=pool, key=key)))
+        blocks = make(jax.random.split(jax.random.key(0), 3))
+        x = normal(1, 3, 2, 5, 4, 8)
         gradient = jax.grad(lambda block, batch: jnp.sin(block(batch)).sum())
         mapped, one = jit(jax.vmap(gradient))(blocks, x), jit(gradient)
         alone = [one(jax.tree.map(lambda leaf: leaf[i], blocks), x[i]) for i in range(3)]

@@ -25,6 +25,10 @@ MADE = {
         "figure-4a-inner-iterations",
         "figure-4b-batch-size",
         "figure-4c-outer-step-size",
+        "ablation-hyper-parameters",
+        "ablation-momentum",
+        "ablation-adam-state",
+        "ablation-joint-training",
     ],
 }
 

@@ -173,13 +173,24 @@ def test_a_seed_does_not_depend_on_the_seeds_and_devices_beside_it(kind, tmp_pat
 def test_a_diverged_run_says_so_and_leaves_the_others_alone():
     diverging = SineRegression(seed=0, inner_step_size=1e9, outer_step_size=1.0, **SINE)
     sound = SineRegression(seed=1, **SINE)
-    records = rx.run([diverging, sound])
+    with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1 of seed 0"):
+        records = rx.run([diverging, sound])
+    assert "outer iterations 0 and 1 of seed 0" in records[0].made["diverged"]
+    assert "diverged" not in records[1].made
     assert [record.status for record in records] == ["diverged", "finished"]
     assert records[0].results == {}
     assert "1 of 2 trainings diverged" in rx.report.scale(records, 60, 2)
     assert rx.report.finished(records) == [records[1]]
     with pytest.raises(ValueError, match="diverged"):
         rx.report.finished(records[:1])
+
+
+def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
+    """The loss of an iteration is taken before its update, so that it is finite here."""
+    steep = dict(algorithm="joint", inner_batch_size=50, inner_iterations=1, inner_step_size=1e3, outer_step_size=1e38)
+    with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1"):
+        (record,) = rx.run([SineRegression(**(SINE | steep | dict(outer_iterations=1, curve_points=0)))])
+    assert record.status == "diverged"
 
 
 def test_the_state_of_a_run_not_made_here_is_an_error():
@@ -208,3 +219,66 @@ def test_more_ways_or_shots_than_there_are_is_an_error():
     ):
         with pytest.raises(ValueError, match=message):
             rx.run([FewShotClassification(**(FEW_SHOT | setting))], noise_images())
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(monkeypatch):
+    """Values of the tasks seen before are read, not measured again, and more tasks only add to them."""
+    config, longer = (SineRegression(**(SINE | dict(eval_tasks=tasks))) for tasks in (60, 110))
+    (whole,) = rx.run([config], devices=jax.devices()[:1])
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_EVALUATIONS", 0.0)
+    seen, save = [], runner.Training.save_seen
+
+    def stops_after_two_more(self, measurement, values):
+        save(self, measurement, values)
+        seen.append(len(values))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Training, "save_seen", stops_after_two_more)
+        with pytest.raises(KeyboardInterrupt):
+            rx.run([longer], devices=jax.devices()[:1])
+    assert seen == [100, 125], "three blocks of 25 were there"
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Training, "save_seen", lambda *_: pytest.fail("measured again"))
+        (record,) = rx.run([longer], devices=jax.devices()[:1])
+    assert record.results["loss"]["tasks"] == 110
+    monkeypatch.setenv("REPTILE_HOME", os.environ["REPTILE_HOME"] + "-fresh")
+    assert [again.results for again in rx.run([longer, config])] == [record.results, whole.results]
+
+
+def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
+    few = SineRegression(**SINE)
+    more = [SineRegression(**(SINE | dict(outer_iterations=66, seed=seed))) for seed in (0, 2)]
+    other = SineRegression(**(SINE | dict(outer_iterations=72, inner_iterations=3)))
+    assert rx.largest_records(few) == []
+    made = rx.run([few, *more, other], publish=True, figures=home / "elsewhere")
+    assert rx.largest_records(few, home / "elsewhere") == made[1:3]
+    assert rx.largest_records(few) == [], "those are other figures than the project's own"
+    assert rx.largest_records(other, home / "elsewhere") == [made[3]]
+    path = home / "elsewhere" / "runs" / f"{made[1].name}.json"
+    kept = json.loads(path.read_text())
+    del kept["config"]["schedule"]  # as if made before the field was there
+    path.write_text(json.dumps(kept))
+    assert [record.config["seed"] for record in rx.largest_records(few, home / "elsewhere")] == [0, 2]
+
+
+def test_mini_imagenet_keeps_its_published_split():
+    config = FewShotClassification(dataset="mini-imagenet", train_classes=8, validation_classes=2, ways=3)
+    training = config._tasks(noise_images(), training=True, shots=1, queries=0)
+    testing = config._tasks(noise_images(), training=False, shots=1, queries=1)
+    assert training.classes.tolist() == list(range(8)) and not training.rotations
+    assert testing.classes.tolist() == [10, 11, 12, 13]
+    omniglot = FewShotClassification(dataset="omniglot", train_classes=8, ways=3)
+    shuffled = omniglot._tasks(noise_images(), training=True, shots=1, queries=0)
+    rest = omniglot._tasks(noise_images(), training=False, shots=1, queries=1)
+    assert shuffled.rotations and not rest.rotations
+    assert shuffled.classes.tolist() != list(range(8))
+    assert sorted(shuffled.classes.tolist() + rest.classes.tolist()) == list(range(14))
+
+
+def test_evaluation_batches_may_differ_by_shots():
+    FewShotClassification(eval_shots=(1, 5), eval_inner_batch_size=(5, 15))
+    for sizes in ((5,), (5, 0), 0):
+        with pytest.raises(ValueError, match="`eval_inner_batch_size` is"):
+            FewShotClassification(eval_shots=(1, 5), eval_inner_batch_size=sizes)

@@ -261,7 +261,8 @@ def test_spaced_tasks_are_shown_the_fifty_points():
 
 
 @pytest.mark.parametrize(
-    ("examples", "found"), [((jnp.zeros(3), jnp.zeros(4)), r"\[3, 4\]"), ({"x": np.zeros((2, 5)), "y": np.zeros(5)}, "")]
+    ("examples", "found"),
+    [((jnp.zeros(3), jnp.zeros(4)), r"\[3, 4\]"), ({"x": np.zeros((2, 5)), "y": np.zeros(5)}, "")],
 )
 def test_examples_that_disagree_in_number_are_an_error(examples, found):
     with pytest.raises(ValueError, match=f"must share their first axis; found lengths {found}"):

@@ -107,6 +107,18 @@ def test_coefficients_recovered_from_meta_gradients_are_the_predicted(problem, k
         np.testing.assert_allclose(recovered[name], predicted, rtol=0.01, err_msg=name)
 
 
+def test_errors_of_coefficients_over_many_step_sizes_are_those_of_each(problem):
+    loss, phi, tasks = problem
+    alphas = np.array([1e-4, 1e-2])
+    errors = theory.coefficient_errors(problem, 3, alphas)
+    terms = theory.average_terms(loss, phi, tasks)
+    for i, alpha in enumerate(alphas):
+        found = theory.recovered_coefficients(loss, phi, tasks, 3, alpha, terms)
+        for name, (_, wanted) in theory.predicted_coefficients(3).items():
+            assert errors[name][i] == pytest.approx(abs(found[name][1] / wanted - 1), rel=1e-6)
+    assert all(large > 30 * small for small, large in errors.values())
+
+
 def test_sequences_are_the_whole_sample_space():
     assert sorted(map(tuple, theory.sequences(2, 2))) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
@@ -125,6 +137,7 @@ def test_the_gradient_of_the_squared_distance_is_twice_the_way_to_the_projection
         steps = 1e-5 * np.eye(2)
         numerical = [(squared(phi + h) - squared(phi - h)) / 2e-5 for h in steps]
         np.testing.assert_allclose(numerical, 2 * (phi - nearest), rtol=1e-6)
+        assert theory.distance_gradient_error(manifold, phi) < 1e-7
         grid = jnp.linspace(-5, 5, 20001)
         curve = jnp.stack([grid, jax.vmap(lambda x: -manifold(jnp.array([x, 0.0])))(grid)], 1)
         assert jnp.linalg.norm(curve - phi, axis=1).min() >= jnp.linalg.norm(nearest - phi) - 1e-9

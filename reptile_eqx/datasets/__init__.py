@@ -9,20 +9,27 @@ from .common import Unavailable as Unavailable
 from .common import contact_sheet as contact_sheet
 from .common import describe as describe
 from .glyphs import draw_glyphs as draw_glyphs
+from .mini_imagenet import MINI_IMAGENET_SPLITS as MINI_IMAGENET_SPLITS
+from .mini_imagenet import find_mini_imagenet as find_mini_imagenet
+from .mini_imagenet import load_mini_imagenet as load_mini_imagenet
 from .omniglot import load_omniglot as load_omniglot
 
-NAMES = ("omniglot", "glyphs")
+NAMES = ("omniglot", "mini-imagenet", "glyphs")
 
 
-def load(name: str, directory: str | os.PathLike | None = None, *, fall_back: bool = False) -> ImageClasses:
-    """A dataset by its name, "omniglot" or "glyphs".
+def load(
+    name: str, directory: str | os.PathLike | None = None, *, fall_back: bool = False, verify: bool = False
+) -> ImageClasses:
+    """A dataset by its name, "omniglot", "mini-imagenet" or "glyphs".
 
     **Arguments:**
 
     - `name`: which dataset.
-    - `directory`: where to look first, instead of the directory that `$REPTILE_DATA` names; it holds `omniglot/`.
-    - `fall_back`: whether glyphs, with a warning, may stand in for a dataset that is nowhere to be had. Data that is
-      there but damaged is an error all the same.
+    - `directory`: where to look first, instead of the directory that `$REPTILE_DATA` names; it holds `omniglot/` and
+      `mini-imagenet/`.
+    - `fall_back`: whether glyphs, with a warning, may stand in for an Omniglot that is nowhere to be had. Data that is
+      there but damaged is an error all the same, and nothing stands in for Mini-ImageNet.
+    - `verify`: whether the checksum of a large cache is compared too, which takes seconds.
 
     **Returns:** `ImageClasses`; raises `Unavailable` where the data is nowhere to be had, `DataError` where it is
     damaged, `ValueError` for an unknown name.
@@ -31,6 +38,8 @@ def load(name: str, directory: str | os.PathLike | None = None, *, fall_back: bo
         raise ValueError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
     if name == "glyphs":
         return draw_glyphs()
+    if name == "mini-imagenet":
+        return load_mini_imagenet(directory, verify=verify)
     try:
         return load_omniglot(directory)
     except Unavailable as error:

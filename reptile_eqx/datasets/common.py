@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import json
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -14,6 +16,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from .. import places
+
+# Arrays of so many bytes are mapped into memory rather than read.
+_MAPPED = 2**28
+
+Block = UInt8[np.ndarray, "..."]
 
 
 class DataError(ValueError):
@@ -28,7 +35,8 @@ class Unavailable(DataError):
 class ImageClasses:
     """Images by class, as bytes.
 
-    - `images`: shape `(class, drawing, height, width, channel)`; in drawings 0 is ink and 255 paper.
+    - `images`: shape `(class, drawing, height, width, channel)`; in drawings 0 is ink and 255 paper. Not to be
+      written to: a large array is mapped from its file, and read from there as it is used.
     - `classes`: a name for each class.
     - `name`: the dataset's.
     - `origin`: what the data is and how it was reduced, kept in the records of runs.
@@ -40,52 +48,109 @@ class ImageClasses:
     origin: str
 
 
-def cached(name: str, make: Callable[[], UInt8[np.ndarray, "..."]]) -> UInt8[np.ndarray, "..."]:
-    """The array that `make()` returns, kept as `cache/NAME.npy` in the data directory with its checksum.
+def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
+    """Where a dataset is looked for, in this order: `NAME/` in the directory that somebody named (`directory`, else
+    `$REPTILE_DATA`), that directory itself, `NAME/` in the project's data directory.
+
+    Raises `DataError` where the named directory is not there or cannot be read.
+    """
+    given = places.given_data_directory(directory)
+    if given is not None and not given.is_dir():
+        raise DataError(
+            f"the data directory {given} does not exist or is no directory; expected a folder that holds {name}/: "
+            "correct `data` or $REPTILE_DATA, or unset it"
+        )
+    if given is not None and not os.access(given, os.R_OK | os.X_OK):
+        raise DataError(f"the data directory {given} cannot be read: give yourself the right to read it")
+    named = [given / name, given] if given is not None else []
+    return [*named, places.data_directory() / name]
+
+
+def cached(
+    name: str, shape: tuple[int, ...], make: Callable[[Callable[[Block], None]], dict | None], *, verify: bool = False
+) -> tuple[UInt8[np.ndarray, "..."], dict]:
+    """The array that `make` writes and the facts that it returns, kept as `cache/NAME.npy` and `.json` in the data
+    directory.
 
     Two processes do not make it at once; a file that is cut short or damaged is made anew, with a warning; a
     directory that cannot be written to costs the cache, with a warning, not the data.
+
+    **Arguments:**
+
+    - `shape`: the array's shape.
+    - `make`: called with a function that appends a block along the first axis; what it raises leaves no cache.
+    - `verify`: whether the checksum of an array of 256 MB or more is compared too. Such an array is mapped rather
+      than read, and at other times only its size and header are checked; smaller ones are always compared.
     """
     path = places.data_directory() / "cache" / f"{name}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            array = _read(path)
-            if array is None:
-                array = make()
-                _write(path, array)
-            return array
+            found = _read(path, shape, verify)
+            if found is None:
+                _write(path, shape, make)
+                found = _read(path, shape, verify=False)
+            return found
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
             raise
         warnings.warn(f"no cache of decoded images: {error}", stacklevel=2)
-        return make()
+    array, filled = np.empty(shape, np.uint8), 0
+
+    def append(block):
+        nonlocal filled
+        array[filled : filled + len(block)] = block
+        filled += len(block)
+
+    return array, make(append) or {}
 
 
-def _checksum(array: np.ndarray) -> str:
-    return hashlib.md5(array.tobytes(), usedforsecurity=False).hexdigest()
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _read(path: Path) -> np.ndarray | None:
-    checksum = path.with_suffix(".md5")
-    if not path.exists() or not checksum.exists():
+def _read(path: Path, shape: tuple[int, ...], verify: bool) -> tuple[np.ndarray, dict] | None:
+    about = path.with_suffix(".json")
+    if not path.exists() or not about.exists():
         return None
+    mapped = math.prod(shape) >= _MAPPED
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        array = None
-    if array is None or _checksum(array) != checksum.read_text():
+        kept = json.loads(about.read_text())
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        whole = path.stat().st_size == kept["bytes"] and array.shape == shape and array.dtype == np.uint8
+        if whole and (verify or not mapped):
+            whole = _checksum(path) == kept["md5"]
+    except (ValueError, EOFError, KeyError):
+        whole = False
+    if not whole:
         warnings.warn(f"{path} is damaged; decoding the images again", stacklevel=4)
         return None
-    return array
+    return array, kept["facts"]
 
 
-def _write(path: Path, array: np.ndarray) -> None:
-    partial = path.with_suffix(".part.npy")
-    np.save(partial, array)
-    path.with_suffix(".md5").unlink(missing_ok=True)
-    partial.replace(path)
-    path.with_suffix(".md5").write_text(_checksum(array))
+def _write(path: Path, shape: tuple[int, ...], make: Callable[[Callable[[Block], None]], dict | None]) -> None:
+    """Write block by block, so that no more than a block is in memory."""
+    partial, about = path.with_suffix(".part.npy"), path.with_suffix(".json")
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+
+    def append(block):
+        file.write(np.ascontiguousarray(block))
+
+    try:
+        with partial.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            expected = file.tell() + math.prod(shape)
+            facts = make(append) or {}
+            if file.tell() != expected:
+                raise ValueError(f"{path.stem}: {file.tell()} bytes were made for the shape {shape}, not {expected}")
+        kept = {"bytes": expected, "md5": _checksum(partial), "facts": facts}
+        about.unlink(missing_ok=True)
+        partial.replace(path)
+        partial.write_text(json.dumps(kept))
+        partial.replace(about)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def describe(data: ImageClasses) -> str:
@@ -93,8 +158,7 @@ def describe(data: ImageClasses) -> str:
     count, drawings, height, width, channels = data.images.shape
     size = f"{height}×{width}" + (f"×{channels}" if channels > 1 else "")
     return (
-        f"{data.name}: {count:,} classes of {drawings} images, {size}, bytes"
-        f" {data.images.min()} to {data.images.max()}\n"
+        f"{data.name}: {count:,} classes of {drawings} images, {size}\n"
         f"  {data.origin}\n"
         f"  classes {data.classes[0]} … {data.classes[-1]}"
     )

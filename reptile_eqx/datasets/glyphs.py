@@ -20,8 +20,13 @@ def draw_glyphs(classes: int = 600, drawings: int = 20, seed: int = 0) -> ImageC
     """
     if classes < 1 or drawings < 1:
         raise ValueError(f"glyphs need at least 1 class and 1 drawing, not {classes} and {drawings}")
+    images, _ = cached(
+        f"glyphs-{classes}x{drawings}-seed{seed}",
+        (classes, drawings, _SIDE, _SIDE, 1),
+        lambda write: write(_draw(classes, drawings, seed)),
+    )
     return ImageClasses(
-        images=cached(f"glyphs-{classes}x{drawings}-seed{seed}", lambda: _draw(classes, drawings, seed)),
+        images=images,
         classes=tuple(f"glyph{i:04d}" for i in range(classes)),
         name="glyphs",
         origin=f"made-up glyphs, {classes} classes of {drawings} drawings, seed {seed}",

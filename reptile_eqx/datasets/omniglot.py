@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import places
-from .common import DataError, ImageClasses, Unavailable, cached
+from .common import DataError, ImageClasses, Unavailable, cached, candidates
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 # MD5 of the published zips.
@@ -107,7 +107,12 @@ def load_omniglot(
         raise ValueError(f"`resample` is {resample!r}; expected {' or '.join(_FILTERS)}")
     folder = _find(directory) or _download(directory, download)
     sources = [_source(folder, part) for part in _PARTS]
-    images = cached(f"omniglot-{resample}-{_fingerprint(sources)}", lambda: _decode(sources, resample))
+    characters = sum(sum(alphabets.values()) for alphabets in ALPHABETS.values())
+    images, _ = cached(
+        f"omniglot-{resample}-{_fingerprint(sources)}",
+        (characters, _DRAWINGS, 28, 28, 1),
+        lambda write: write(_decode(sources, resample)),
+    )
     return ImageClasses(
         images=images,
         classes=tuple(
@@ -123,17 +128,7 @@ def load_omniglot(
 
 def _find(directory: str | os.PathLike | None) -> Path | None:
     """The first place that has something of Omniglot."""
-    given = places.given_data_directory(directory)
-    if given is not None and not given.is_dir():
-        raise DataError(
-            f"the data directory {given} does not exist or is no directory; expected a folder that holds omniglot/: "
-            "correct `data` or $REPTILE_DATA, or unset it"
-        )
-    if given is not None and not os.access(given, os.R_OK | os.X_OK):
-        raise DataError(f"the data directory {given} cannot be read: give yourself the right to read it")
-    candidates = [given / "omniglot", given] if given is not None else []
-    candidates.append(places.data_directory() / "omniglot")
-    for folder in candidates:
+    for folder in candidates("omniglot", directory):
         if any((folder / f"{part}.zip").is_file() or (folder / part).is_dir() for part in _PARTS):
             return folder
     return None
@@ -141,9 +136,9 @@ def _find(directory: str | os.PathLike | None) -> Path | None:
 
 def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
     folder = places.data_directory() / "omniglot"
-    looked = [place for place in (places.given_data_directory(directory), folder) if place is not None]
+    where = " nor in ".join(map(str, candidates("omniglot", directory)))
     how = (
-        f"Omniglot is not in {' nor in '.join(map(str, looked))}. Put images_background.zip and images_evaluation.zip "
+        f"Omniglot is not in {where}. Put images_background.zip and images_evaluation.zip "
         f"(from {_URL}) into a folder omniglot/, and set REPTILE_DATA to the folder that holds it"
     )
     if not allowed:

@@ -1,0 +1,215 @@
+"""A 3×3 convolution and max-pooling that stay fast inside a loop on the CPU, with all their derivatives.
+
+XLA has a fast CPU path for a convolution in the canonical form (layouts NHWC and HWIO, nothing transposed or
+dilated) but none for the gradients that JAX derives from it (jax issue 12868). So each is stated here, in its
+quickest form: a canonical convolution, or a matrix product of the 3×3 neighbourhoods (*patches*).
+
+A convolution y(x, k) and its two gradients are three faces of one form, linear in x, in k and in dy:
+⟨y(x, k), dy⟩ = ⟨x, `input_gradient`(dy, k)⟩ = ⟨k, `kernel_gradient`(x, dy)⟩. The derivatives of any of the
+three are the other two, so that derivatives of every order (MAML's are the second) stay on these paths.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+Images = Float[Array, "batch height width channel"]
+Filtered = Float[Array, "batch rows columns filter"]
+Pooled = Float[Array, "batch rows columns channel"]
+Place = Int[Array, "batch rows columns channel"]
+Kernel = Float[Array, "3 3 channel filter"]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolution(x: Images, kernel: Kernel, stride: int) -> Filtered:
+    """A 3×3 convolution with SAME padding (zeros; with stride 2 on an even size none before and one after).
+
+    Equal to `lax.conv_general_dilated` with layouts NHWC and HWIO, whose forward mode it lacks.
+
+    **Arguments:**
+
+    - `x`: images, shape `(batch, height, width, channel)`.
+    - `kernel`: weights, shape `(3, 3, channel, filter)`.
+    - `stride`: 1 or 2.
+
+    **Returns:** shape `(batch, ceil(height / stride), ceil(width / stride), filter)`.
+    """
+    if _as_matrix_product(x, stride):
+        patches = _patches(x, stride)
+        return patches @ kernel.reshape(patches.shape[-1], -1)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def input_gradient(dy: Filtered, kernel: Kernel, stride: int, size: tuple[int, int]) -> Images:
+    """The gradient of ⟨`convolution`(x, kernel, stride), dy⟩ with respect to x, whose height and width are `size`."""
+    if stride == 1:
+        return convolution(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1)
+    return _scattered(dy, kernel, size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def kernel_gradient(x: Images, dy: Filtered, stride: int) -> Kernel:
+    """The gradient of ⟨`convolution`(x, kernel, stride), dy⟩ with respect to the kernel."""
+    if _as_matrix_product(x, stride):
+        return _patches_times(_patches(x, stride), dy).reshape(3, 3, x.shape[-1], -1)
+    return _image_by_image(x, dy)
+
+
+def _as_matrix_product(x, stride):
+    # On a GPU one network per task or seed turns a convolution into a grouped one, slow where a batched product is not.
+    return stride == 2 or x.shape[-1] < 8 or jax.default_backend() != "cpu"
+
+
+convolution.defvjp(
+    lambda x, kernel, stride: (convolution(x, kernel, stride), (x, kernel)),
+    lambda stride, saved, dy: (
+        input_gradient(dy, saved[1], stride, saved[0].shape[1:3]),
+        kernel_gradient(saved[0], dy, stride),
+    ),
+)
+input_gradient.defvjp(
+    lambda dy, kernel, stride, size: (input_gradient(dy, kernel, stride, size), (dy, kernel)),
+    lambda stride, size, saved, x: (convolution(x, saved[1], stride), kernel_gradient(x, saved[0], stride)),
+)
+kernel_gradient.defvjp(
+    lambda x, dy, stride: (kernel_gradient(x, dy, stride), (x, dy)),
+    lambda stride, saved, kernel: (
+        input_gradient(saved[1], kernel, stride, saved[0].shape[1:3]),
+        convolution(saved[0], kernel, stride),
+    ),
+)
+
+
+def _same_padding(size: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after an axis so that a 3-wide SAME convolution gives ceil(size / stride) outputs."""
+    total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
+    return total // 2, total - total // 2
+
+
+def _patches(x: Images, stride: int) -> Float[Array, "batch rows columns 9*channel"]:
+    """The 3×3 neighbourhoods that a SAME convolution reads, laid side by side in the kernel's order."""
+    _, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), _same_padding(height, stride), _same_padding(width, stride), (0, 0)))
+    rows, columns = -(-height // stride), -(-width // stride)
+    return jnp.concatenate(
+        [
+            x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+            for i in range(3)
+            for j in range(3)
+        ],
+        axis=-1,
+    )
+
+
+def _patches_times(patches, dy):
+    """patchesᵀ · dy, with the smaller of the two turned first, which is a third faster than leaving it to XLA."""
+    patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    # Without the barriers XLA folds the transposes back into one product of the slow orientation.
+    if patches.shape[1] < dy.shape[1]:
+        return lax.optimization_barrier(patches.T) @ dy
+    return lax.optimization_barrier(lax.optimization_barrier(dy.T) @ patches).T
+
+
+def _image_by_image(x, dy):
+    """The stride-1 kernel gradient summed over images: what one needs stays in the core's own cache.
+
+    Three neighbours of a row lie side by side, so that each of the kernel's rows is a product of dyᵀ with them.
+    """
+    _, height, width, channels = x.shape
+    pixels, filters = height * width, dy.shape[-1]
+
+    def add(total, image):
+        x, dy = image
+        x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+        x = jnp.concatenate([x[:, j : j + width] for j in range(3)], -1).reshape(-1, 3 * channels)
+        dy = lax.optimization_barrier(dy.reshape(pixels, filters).T)
+        return total + jnp.stack([dy @ x[i * width : i * width + pixels] for i in range(3)]), None
+
+    total, _ = lax.scan(add, jnp.zeros((3, filters, 3 * channels), x.dtype), (x, dy))
+    return total.reshape(3, filters, 3, channels).transpose(0, 2, 3, 1)
+
+
+def _scattered(dy, kernel, size):
+    """dy · Wᵀ, the patches' gradients, added back to the pixels they were taken from, one axis at a time."""
+    batch, rows, columns, filters = dy.shape
+    channels = kernel.shape[2]
+    taps = (dy @ kernel.reshape(-1, filters).T).reshape(batch, rows, columns, 3, 3, channels)
+    # Without the barrier XLA folds the interleaving below into nine strided sums per pixel.
+    taps = lax.optimization_barrier(taps)
+    taps = _interleave(taps, axis=1, tap_axis=3, size=size[0])
+    return _interleave(taps, axis=2, tap_axis=3, size=size[1])
+
+
+def _interleave(taps, axis, tap_axis, size):
+    """Sum three taps of stride 2 along `axis`: tap t of output o belongs to (padded) input 2·o + t."""
+    first, middle, last = (lax.index_in_dim(taps, t, tap_axis, keepdims=False) for t in range(3))
+    before, after = [(0, 0)] * first.ndim, [(0, 0)] * first.ndim
+    before[axis], after[axis] = (1, 0), (0, 1)
+    even = jnp.pad(first, after) + jnp.pad(last, before)
+    odd = jnp.pad(middle, after)
+    pixels = jnp.stack([even, odd], axis + 1)
+    pixels = pixels.reshape(*pixels.shape[:axis], -1, *pixels.shape[axis + 2 :])
+    low, _ = _same_padding(size, 2)
+    return lax.slice_in_dim(pixels, low, low + size, axis=axis)
+
+
+@jax.custom_vjp
+def max_pool(h: Images) -> tuple[Pooled, Place]:
+    """The largest value in each 2×2 window, and where in the window it is; stride 2, SAME padding.
+
+    **Arguments:**
+
+    - `h`: shape `(batch, height, width, channel)`. On an odd size the last row or column has half a window.
+
+    **Returns:** the values, shape `(batch, ceil(height / 2), ceil(width / 2), channel)`, and their places 0 to 3,
+    row after row, of the same shape. Ties go to the first.
+    """
+    windows = _windows(h, -jnp.inf)
+    first, *rest = corners = [windows[:, :, i, :, j] for i in range(2) for j in range(2)]
+    values = functools.reduce(jnp.maximum, rest, first)
+    place = functools.reduce(lambda later, i: jnp.where(corners[i] == values, i, later), (2, 1, 0), jnp.int32(3))
+    return values, place
+
+
+@jax.custom_vjp
+def gather(h: Images, place: Place) -> Pooled:
+    """The value at `place` in each 2×2 window of `h`, as `max_pool` numbers them."""
+    windows = _windows(h, 0)
+    return jnp.where(_at(place, windows.shape), windows, 0).sum((2, 4))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def spread(d: Pooled, place: Place, size: tuple[int, int]) -> Images:
+    """`d` at `place` in each 2×2 window of images whose height and width are `size`, zero elsewhere.
+
+    The gradient of `gather` and of `max_pool`, whose own is `gather`."""
+    batch, rows, columns, channels = d.shape
+    shape = batch, rows, 2, columns, 2, channels
+    d = jnp.where(_at(place, shape), d[:, :, None, :, None], 0)
+    return d.reshape(batch, 2 * rows, 2 * columns, channels)[:, : size[0], : size[1]]
+
+
+def _pool_forward(h):
+    values, place = max_pool(h)
+    return (values, place), (place, h.shape[1:3])
+
+
+max_pool.defvjp(_pool_forward, lambda saved, d: (spread(d[0], *saved),))
+gather.defvjp(lambda h, place: (gather(h, place), (place, h.shape[1:3])), lambda saved, d: (spread(d, *saved), None))
+spread.defvjp(lambda d, place, size: (spread(d, place, size), place), lambda size, place, h: (gather(h, place), None))
+
+
+def _windows(h, fill):
+    """The 2×2 windows of `h`, shape `(batch, rows, 2, columns, 2, channel)`, an odd size filled up."""
+    batch, height, width, channels = h.shape
+    h = jnp.pad(h, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=fill)
+    return h.reshape(batch, h.shape[1] // 2, 2, h.shape[2] // 2, 2, channels)
+
+
+def _at(place, shape):
+    position = 2 * lax.broadcasted_iota(place.dtype, shape, 2) + lax.broadcasted_iota(place.dtype, shape, 4)
+    return place[:, :, None, :, None] == position

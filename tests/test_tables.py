@@ -1,0 +1,156 @@
+"""Tables 1 to 6: against the paper's own pages, and filled from records of any scale."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+import reptile_eqx as rx
+from reptile_eqx.presets import TABLE_1, TABLE_2, TRAININGS, classification_runs, trainings_of
+from reptile_eqx.store import Record, run_name
+
+# As the paper's Appendix A prints them.
+PAPER = {
+    3: """
+        Adam learning rate | 0.001 | 0.0005
+        Inner batch size | 10 | 20
+        Inner iterations | 5 | 10
+        Training shots | 10 | 10
+        Outer step size | 1.0 | 1.0
+        Outer iterations | 100K | 200K
+        Meta-batch size | 5 | 5
+        Eval. inner iterations | 50 | 50
+        Eval. inner batch size | 5 | 10""",
+    4: """
+        Adam learning rate | 0.001 | 0.001
+        Inner batch size | 10 | 10
+        Inner iterations | 8 | 8
+        Training shots | 15 | 15
+        Outer step size | 1.0 | 1.0
+        Outer iterations | 100K | 100K
+        Meta-batch size | 5 | 5
+        Eval. inner iterations | 50 | 50
+        Eval. inner batch size | 5 | 15""",
+    5: """
+        Inner learning rate | 0.003
+        Inner batch size | 25
+        Outer step size | 0.25
+        Outer iterations | 40K
+        Eval. inner batch size | 25
+        Eval. inner iterations | 5""",
+    6: """
+        Inner learning rate | 0.003 | 0.003 | 0.003
+        Inner batch size | - | 25 | 100
+        Inner iterations | 4 | - | 4
+        Outer step size | 1.0 | 1.0 | -
+        Outer iterations | 40K | 40K | 40K
+        Eval. inner batch size | 25 | 25 | 25
+        Eval. inner iterations | 5 | 5 | 5""",
+}
+
+
+@pytest.mark.parametrize("number", PAPER)
+def test_hyper_parameters_print_as_in_the_paper(number):
+    printed = [[str(cell) for cell in row] for row in rx.tables.hyper_parameters(number).to_numpy().tolist()]
+    assert printed == [[cell.strip() for cell in line.split("|")] for line in PAPER[number].strip().splitlines()]
+
+
+def test_only_tables_3_to_6_have_hyper_parameters():
+    with pytest.raises(ValueError, match="not in Table 2"):
+        rx.tables.hyper_parameters(2)
+
+
+def test_the_accuracies_are_the_papers():
+    def means(table):
+        return {algorithm: [mean for mean, _ in cells.values()] for algorithm, cells in table.items()}
+
+    assert means(TABLE_1)["Reptile"] == [47.07, 62.74]
+    assert means(TABLE_1)["Reptile + Transduction"] == [49.97, 65.99]
+    assert means(TABLE_1)["MAML + Transduction"] == [48.70, 63.11]
+    assert means(TABLE_1)["1st-order MAML + Transduction"] == [48.07, 63.15]
+    assert means(TABLE_2)["Reptile"] == [95.39, 98.90, 88.14, 96.65]
+    assert means(TABLE_2)["Reptile + Transduction"] == [97.68, 99.48, 89.43, 97.12]
+    assert means(TABLE_2)["MAML + Transduction"] == [98.7, 99.9, 95.8, 98.9]
+    assert means(TABLE_2)["1st-order MAML + Transduction"] == [98.3, 99.2, 89.4, 97.9]
+
+
+def test_every_cell_of_the_tables_has_a_training_and_every_training_a_cell():
+    cells = {
+        rx.tables.training_of(dataset, algorithm, shots, ways)
+        for dataset, table in (("mini-imagenet", TABLE_1), ("omniglot", TABLE_2))
+        for algorithm, values in table.items()
+        for shots, ways in values
+    }
+    assert cells == set(TRAININGS)
+    for name in TRAININGS:
+        (config,) = classification_runs(name, "paper", 1)
+        assert name.startswith(f"{config.dataset}-{config.ways}way-")
+        assert name.endswith(config.algorithm)
+        assert "shot-" not in name or f"-{config.eval_shots[0]}shot-" in name
+
+
+def test_mamls_inner_batches_are_the_support_and_its_query_apart():
+    (config,) = classification_runs("omniglot-20way-5shot-maml", "paper", 1)
+    assert config.inner_batch_size == 100 and config.tail == 5 and config.training_shots == 10
+    (config,) = classification_runs("mini-imagenet-5way-1shot-fomaml", "paper", 1)
+    assert config.inner_batch_size == 5 and config.tail == 15 and config.training_shots == 16
+
+
+def record(name, seed=0, accuracy=0.9, status="finished", **scale):
+    (config,) = classification_runs(name, "paper", [seed])
+    config = dataclasses.replace(config, **scale)
+    cell = {"mean": accuracy, "ci95": 0.002, "tasks": config.eval_tasks}
+    results = {f"{shots}-shot": {"alone": cell, "transductive": cell | {"mean": accuracy + 0.01}} for shots in (1, 5)}
+    return Record(run_name(config), type(config).__name__, dataclasses.asdict(config), status, [], results, {})
+
+
+def test_a_row_says_its_scale_and_whether_the_intervals_meet():
+    seeds = [record("omniglot-5way-reptile", seed, accuracy) for seed, accuracy in enumerate((0.952, 0.953, 0.954))]
+    table = rx.tables.accuracy_table("omniglot", {"omniglot-5way-reptile": seeds})
+    assert len(table) == 16
+    row = table[(table["Task"] == "1-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
+    assert row["Paper"] == "95.39 ± 0.09 %"
+    assert row["Here"] == "95.30 ± 0.10 %"
+    assert row["Difference"] == "-0.09"
+    assert row["95 % over tasks"] == f"± {0.2 / 3**0.5:.2f}"
+    assert row["Intervals meet"] == "yes"
+    assert row["Scale"] == "100,000 of 100,000 iterations, 3 seeds, 10,000 tasks"
+    far = table[(table["Task"] == "5-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
+    assert far["Intervals meet"] == "no", "98.90 ± 0.10 and 95.30 ± 0.12"
+    assert set(table[table["Task"].str.contains("20-way")]["Here"]) == {"not run"}
+
+
+def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
+    reptile, maml = record("omniglot-5way-reptile"), record("omniglot-5way-1shot-maml", accuracy=0.95)
+    found = {"omniglot-5way-reptile": [reptile], "omniglot-5way-1shot-maml": [maml]}
+    claims = rx.tables.claims(found)
+    assert claims == {
+        "omniglot, 5-way 1-shot: transduction helps Reptile": True,
+        "omniglot, 5-way 1-shot: MAML is ahead of Reptile": True,
+        "omniglot, 5-way 5-shot: transduction helps Reptile": True,
+        "omniglot, 5-way: five shots beat one": False,
+    }
+    short = record("omniglot-5way-1shot-maml", outer_iterations=100)
+    assert not any("MAML" in claim for claim in rx.tables.claims(found | {"omniglot-5way-1shot-maml": [short]}))
+    assert rx.tables.claims({}) == {}
+
+
+def test_latex_is_a_tabular_with_its_symbols_escaped():
+    text = rx.report.latex(rx.tables.accuracy_table("mini-imagenet", {}))
+    assert text.startswith(r"\begin{tabular}") and r"\toprule" in text
+    assert r"47.07 $\pm$ 0.26 \%" in text
+    assert not re.search(r"(?<!\\)%|±", text)
+    assert text.count(r"\\") == 1 + 8
+
+
+def test_unknown_trainings_are_named():
+    with pytest.raises(ValueError, match="no training 'omniglot-7way'; there are omniglot-5way-reptile, "):
+        trainings_of("quick", ["omniglot-7way"])
+    assert trainings_of("quick") == ("omniglot-5way-reptile",)
+    assert trainings_of("paper") == tuple(TRAININGS)
+
+
+def test_the_spread_over_seeds_is_the_standard_deviation():
+    mean, spread = rx.report.mean_and_spread([1.0, 2.0, 4.0])
+    assert mean == pytest.approx(7 / 3) and spread == pytest.approx(np.std([1, 2, 4], ddof=1))
