@@ -46,5 +46,7 @@ from .tasks import replacement as replacement
 from .training import Learner as Learner
 from .training import State as State
 from .training import annealed_sgd as annealed_sgd
+from .training import merge_adam as merge_adam
+from .training import merge_average as merge_average
 from .training import start as start
 from .training import train as train

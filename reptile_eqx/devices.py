@@ -1,21 +1,32 @@
-"""Cores and GPUs: set up before JAX starts, and one program on all of them."""
+"""Cores, GPUs and hosts: set up before JAX starts, and one program on all of them.
 
+Where several processes work together, each runs the same Python and comes to the same decisions: what only one of them
+can know (files, the time) the first one tells the others, and it alone writes and prints.
+"""
+
+import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from . import places
 
 
-def use_devices(devices: int | None = None, compilation_cache: str | os.PathLike | None = None) -> list[jax.Device]:
+def use_devices(
+    devices: int | None = None,
+    compilation_cache: str | os.PathLike | None = None,
+    distributed: bool | Mapping[str, Any] = False,
+) -> list[jax.Device]:
     """Give JAX this machine's cores or GPUs, and a place to keep compiled programs. Call it before using JAX.
 
     JAX fixes its devices when it first computes something, so a notebook calls this in its first cell. A second
@@ -23,11 +34,15 @@ def use_devices(devices: int | None = None, compilation_cache: str | os.PathLike
 
     **Arguments:**
 
-    - `devices`: how many CPU cores, or GPUs where JAX has them, to train on; all by default.
+    - `devices`: how many CPU cores, or GPUs where JAX has them, to train on in each process; all by default.
     - `compilation_cache`: the directory where compiled programs are kept, `data/cache/xla` by default.
+    - `distributed`: whether this is one of several processes, on one host or many, which all run the same Python.
+      `True` where SLURM, MPI or Kubernetes started them, as JAX detects; otherwise the arguments of
+      `jax.distributed.initialize`, such as `dict(coordinator_address="host:1234", num_processes=2, process_id=0)`.
 
-    **Returns:** the devices. Raises `ValueError` for a number below one, `RuntimeError` where JAX has started
-    already with another number. Warns where an NVIDIA GPU is there and JAX does not use it.
+    **Returns:** the devices of all processes. Raises `ValueError` for a number below one or where the processes cannot
+    be told, `RuntimeError` where JAX has started already with another number. Warns where an NVIDIA GPU is there and
+    JAX does not use it.
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
@@ -39,19 +54,56 @@ def use_devices(devices: int | None = None, compilation_cache: str | os.PathLike
         jax.config.update("jax_num_cpu_devices", devices or cores)
     except RuntimeError:
         pass  # JAX has started; whether that matters is checked on what it has.
+    if distributed and not jax.distributed.is_initialized():
+        _join({} if distributed is True else dict(distributed))
     if jax.default_backend() == "cpu" and _nvidia_gpu() and not _cpu_on_purpose():
         warnings.warn(
             "this machine has an NVIDIA GPU, but JAX uses the CPU: pip install 'reptile-eqx[cuda]' "
             "(or set JAX_PLATFORMS=cpu to mean it)",
             stacklevel=2,
         )
-    found = jax.devices()
+    found = jax.local_devices()
     if devices is not None and len(found) < devices:
         raise RuntimeError(
             f"asked for {devices} devices, but JAX has {len(found)} ({found[0].platform}): it may have started before "
             "this call; restart the kernel and call use_devices first, or ask for fewer"
         )
-    return found[:devices]
+    return [d for process in range(jax.process_count()) for d in jax.local_devices(process)[:devices]]
+
+
+def _join(arguments: dict[str, Any]) -> None:
+    """Become one of several processes; raises `ValueError` where it cannot be told which."""
+    try:
+        jax.distributed.initialize(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`distributed` needs coordinator_address, num_processes and process_id, which JAX finds by itself under "
+            f"SLURM, MPI and Kubernetes only; given {arguments}: {error}"
+        ) from error
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes files and prints; the only one there is, as a rule."""
+    return jax.process_index() == 0
+
+
+def agree(value: Any) -> Any:
+    """What the first process has as `value` (anything that JSON can hold), in every process."""
+    return value if jax.process_count() == 1 else json.loads(_from_first(json.dumps(value).encode()))
+
+
+def read_file(path: Path) -> bytes | None:
+    """A file's content as the first process finds it, in every process; `None` where it finds none."""
+    content = path.read_bytes() if first_process() and path.exists() else None
+    if jax.process_count() == 1 or not agree(content is not None):
+        return content
+    return _from_first(content or b"")
+
+
+def _from_first(content: bytes) -> bytes:
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    own = np.frombuffer(content, np.uint8) if first_process() else np.zeros(length, np.uint8)
+    return multihost_utils.broadcast_one_to_all(own).tobytes()
 
 
 def _nvidia_gpu() -> bool:
@@ -62,6 +114,40 @@ def _cpu_on_purpose() -> bool:
     return "cpu" in (jax.config.jax_platforms or "")
 
 
+def mesh_for(devices: Sequence[jax.Device], units: int, tasks: int = 1) -> Mesh:
+    """A mesh with axes `seed` and `task` for `units` that each can spread over up to `tasks` devices."""
+    grid = device_grid([device.process_index for device in devices], units, tasks)
+    return Mesh(np.array(devices)[grid], ("seed", "task"))
+
+
+def device_grid(processes: Sequence[int], units: int, tasks: int = 1) -> Int[np.ndarray, "seed task"]:
+    """Which devices work on what, by their position; `processes` says to which process each of them belongs.
+
+    Units come first; where there are fewer than devices, each gets several. Devices are taken evenly out of all, so
+    that every process has its part, even if it is to repeat what another does.
+    """
+    count, least = len(processes), len(set(processes))
+    seeds = min(count, units)
+    each = min(tasks, count // seeds)
+    if seeds * each < least:
+        seeds, each = least, 1
+    return (np.arange(seeds * each) * count // (seeds * each)).reshape(seeds, each)
+
+
+def replicated(tree: PyTree, mesh: Mesh) -> PyTree:
+    """A pytree of arrays with a copy on each of the mesh's devices; copies that are there already serve as they are."""
+
+    def place(leaf):
+        there = {}
+        if isinstance(leaf, jax.Array):
+            there = {shard.device: shard.data for shard in leaf.addressable_shards if shard.data.shape == leaf.shape}
+        copies = [there[d] if d in there else jax.device_put(leaf, d) for d in mesh.local_devices]
+        sharding = NamedSharding(mesh, PartitionSpec())
+        return jax.make_array_from_single_device_arrays(np.shape(leaf), sharding, copies)
+
+    return jax.tree.map(place, tree)
+
+
 class SideBySide:
     """One program over a mesh of devices, applied to several units of work at once: a seed, a slice of tasks.
 
@@ -69,18 +155,26 @@ class SideBySide:
     there are, in one batched program. What a unit's result is does not depend on the units beside it.
     """
 
-    def __init__(self, program: Callable, shared: PyTree, units: int, devices: Sequence[jax.Device] | None = None):
-        """`program(shared, unit, *common)` maps pytrees of arrays to one; `shared` is copied to every device once.
+    def __init__(
+        self,
+        program: Callable,
+        shared: PyTree,
+        units: int,
+        devices: Sequence[jax.Device] | None = None,
+        tasks: int = 1,
+    ):
+        """`program(shared, unit, *common)` maps pytrees of arrays to one; every device has a copy of `shared`.
 
-        `units` is how many units there will be in all, `devices` the devices to use (all by default).
+        `units` is how many units there will be in all, `devices` the devices to use (all by default). With `tasks`
+        above 1 and fewer units than devices, a unit is spread over up to so many devices, which its program knows as
+        the axis `task` (`training.train`).
         """
-        devices = jax.devices() if devices is None else devices
-        per_device = 1 if devices[0].platform == "cpu" else -(-units // len(devices))
-        devices = devices[: max(1, min(len(devices), units))]
-        self.width = len(devices) * per_device
+        self._mesh = mesh_for(jax.devices() if devices is None else devices, units, tasks)
+        seeds = self._mesh.shape["seed"]
+        per_device = 1 if self._mesh.devices.flat[0].platform == "cpu" else -(-units // seeds)
+        self.width = seeds * per_device
         self.compile_seconds = 0.0
-        self._mesh = Mesh(np.array(devices), ("unit",))
-        self._shared = jax.device_put(shared, NamedSharding(self._mesh, PartitionSpec()))
+        self._shared = replicated(shared, self._mesh)
         self._compiled = None
 
         def on_one_device(shared, units, *common):
@@ -98,21 +192,28 @@ class SideBySide:
             raise ValueError(f"{len(units)} units for a program of {self.width} places")
         padded = [*units, *[units[-1]] * (self.width - len(units))]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-        stacked = jax.device_put(stacked, NamedSharding(self._mesh, PartitionSpec("unit")))
-        arguments = (self._shared, stacked, *jax.device_put(common, NamedSharding(self._mesh, PartitionSpec())))
+        arguments = (self._shared, self._by_seed(stacked), *replicated(common, self._mesh))
         if self._compiled is None:
             self._compiled = self._compile(arguments)
-        results = jax.device_get(self._compiled(*arguments))
+        results = multihost_utils.process_allgather(self._compiled(*arguments), tiled=True)
         return [jax.tree.map(lambda leaf: leaf[i], results) for i in range(len(units))]
+
+    def _by_seed(self, stacked):
+        sharding = NamedSharding(self._mesh, PartitionSpec("seed"))
+
+        def place(leaf):
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+        return jax.tree.map(place, stacked)
 
     def _compile(self, arguments):
         started = time.perf_counter()
-        everywhere, by_unit = PartitionSpec(), PartitionSpec("unit")
+        everywhere, by_seed = PartitionSpec(), PartitionSpec("seed")
         sharded = jax.shard_map(
             self._program,
             mesh=self._mesh,
-            in_specs=(everywhere, by_unit, *[everywhere] * (len(arguments) - 2)),
-            out_specs=by_unit,
+            in_specs=(everywhere, by_seed, *[everywhere] * (len(arguments) - 2)),
+            out_specs=by_seed,
             check_vma=False,
         )
         compiled = jax.jit(sharded).lower(*arguments).compile()

@@ -23,7 +23,7 @@ from .meta import MetaGradient, gradient_combination, maml, resetting
 from .nn import MiniImageNetNetwork, OmniglotNetwork, sine_network
 from .tasks import SCHEDULES, Examples, FewShot, ImagesByClass, SineWaves, count_examples
 from .theory import flatten
-from .training import Learner, State, annealed_sgd
+from .training import Learner, State, annealed_sgd, merge_adam, merge_average
 
 # A configuration's `numbers` are plain for people and traced inside the program that several of them share.
 Number = float | int | Float[Array, ""]
@@ -238,6 +238,8 @@ class FewShotClassification:
     `algorithm` is "reptile", "joint", "fomaml", "maml", or "combination" with the given `weights`, one for each inner
     iteration. Of the `training_shots`, `tail` are set aside for the last batch (a separate tail; 0: shared).
     `optimiser` is "adam" (β₁ = `adam_b1`, rolling state unless `reset_optimiser`) or "sgd", `loss` "sum" or "mean".
+    `order` is "exact", the tasks of a meta-batch one after another as the authors have them, or "parallel", side by
+    side with the optimiser's states merged (`training.Learner`).
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
     """
 
@@ -264,6 +266,7 @@ class FewShotClassification:
     outer_step_size: Number = 1.0
     outer_iterations: int = 100_000
     meta_batch_size: int = 5
+    order: str = "exact"
     seed: Seed = 0
     curve_points: int = 20
     curve_tasks: int = 100
@@ -281,6 +284,7 @@ class FewShotClassification:
                  len(sizes) == len(self.eval_shots) and min(sizes, default=0) >= 1,
                  f"1 or more, or that for each of the {len(self.eval_shots)} `eval_shots`")  # fmt: skip
         _require("optimiser", self.optimiser, self.optimiser in ("adam", "sgd"), "adam or sgd")
+        _require("order", self.order, self.order in ("exact", "parallel"), "exact or parallel")
         _require("loss", self.loss, self.loss in _LOSSES, " or ".join(_LOSSES))
         _require("tail", self.tail, 0 <= self.tail < self.training_shots,
                  f"fewer than the {self.training_shots} training shots it is taken from")  # fmt: skip
@@ -320,12 +324,14 @@ class FewShotClassification:
     def learner(self, shared: ImagesByClass) -> Learner:
         """The training that this configuration describes, on images by class."""
         gradient = _gradient(self, _LOSSES[self.loss], self._optimiser())
+        merge = merge_adam(b2=0.999, b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(
             self._network,
             self._tasks(shared, training=True, shots=self.training_shots - self.tail, queries=self.tail),
             resetting(gradient) if self.reset_optimiser else gradient,
             _outer(self),
             self.meta_batch_size,
+            merge if self.order == "parallel" else None,
         )
 
     def measurements(self, shared: ImagesByClass, *, final: bool) -> tuple[Measurement, ...]:

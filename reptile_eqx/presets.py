@@ -113,7 +113,6 @@ _CLASSIFICATION = {
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": {},
 }
-_SEEDS = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 _SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
 
 

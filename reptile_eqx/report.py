@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from . import places
+from .devices import first_process
 from .store import Record, environment, write_text
 
 
@@ -76,17 +77,16 @@ def save_figure(
 
 
 def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `NAME.png` and `NAME.svg` into a folder; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for kind in ("png", "svg"):
-        path = folder / f"{name}.{kind}"
-        partial = folder / f"{name}.part.{kind}"
+    """Write `NAME.png` and `NAME.svg` into a folder; returns their paths. Of several processes the first one writes."""
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths if first_process() else ():
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = path.suffix.removeprefix(".")
+        partial = path.with_suffix(f".part.{kind}")
         # Without date and random ids, the same figure is the same file.
         with matplotlib.rc_context({"svg.hashsalt": name}):
             figure.savefig(partial, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         partial.replace(path)
-        paths.append(path)
     return paths
 
 

@@ -5,6 +5,7 @@ Everything here is on the host, between compiled calls: which run goes next, how
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import time
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from .devices import SideBySide
+from .devices import SideBySide, agree, first_process, read_file
 from .experiments import Measurement, same_program
 from .training import start, train
 
@@ -61,6 +62,8 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then put it in its place."""
+        if not first_process():
+            return
         kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged")}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
@@ -73,12 +76,13 @@ class Training:
 
     def resume(self) -> bool:
         """Take up the checkpoint where there is one; `state` already has its shapes and dtypes."""
-        if not self.path.exists():
+        content = read_file(self.path)
+        if content is None:
             return False
-        with self.path.open("rb") as file:
-            for name, value in json.loads(file.readline()).items():
-                setattr(self, name, value)
-            self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
+        file = io.BytesIO(content)
+        for name, value in json.loads(file.readline()).items():
+            setattr(self, name, value)
+        self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
         return True
 
     def saved_iteration(self) -> int:
@@ -96,6 +100,8 @@ class Training:
 
     def save_seen(self, measurement: Measurement, values: PyTree[np.ndarray]) -> None:
         """Keep what a final measurement has seen so far, with a leading axis of tasks."""
+        if not first_process():
+            return
         path = self._seen_path(measurement)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part.npz")
@@ -104,10 +110,10 @@ class Training:
 
     def load_seen(self, measurement: Measurement) -> list[np.ndarray] | None:
         """The leaves of what `save_seen` kept, or `None` where there is nothing."""
-        path = self._seen_path(measurement)
-        if not path.exists():
+        content = read_file(self._seen_path(measurement))
+        if content is None:
             return None
-        with np.load(path, allow_pickle=False) as leaves:
+        with np.load(io.BytesIO(content), allow_pickle=False) as leaves:
             return list(leaves.values())
 
 
@@ -118,15 +124,16 @@ class Programs:
         """`example` is their `same_program`, `runs` how many there are; see `store.run` for the rest."""
         self._example, self._shared, self._devices = example, shared, devices
         self._runs = runs
+        learner = example.learner(shared)
         self.start = self._side_by_side(self._start, runs)
-        self.train = self._side_by_side(self._train, runs)
+        self.train = self._side_by_side(self._train, runs, 1 if learner.merge is None else learner.meta_batch_size)
         self._measure = {}
-        like = eqx.filter_eval_shape(lambda: start(example.learner(shared), jax.random.PRNGKey(0)))
+        like = eqx.filter_eval_shape(lambda: start(learner, jax.random.PRNGKey(0)))
         self._state_like = like
         self._still = eqx.filter(like, lambda leaf: not isinstance(leaf, jax.ShapeDtypeStruct))
 
-    def _side_by_side(self, program: Callable, units: int) -> SideBySide:
-        return SideBySide(program, self._shared, units, self._devices)
+    def _side_by_side(self, program: Callable, units: int, tasks: int = 1) -> SideBySide:
+        return SideBySide(program, self._shared, units, self._devices, tasks)
 
     def unit(self, training: Training) -> dict[str, PyTree]:
         """What a compiled program needs to know of one run."""
@@ -145,7 +152,7 @@ class Programs:
 
     def _train(self, shared, unit, iterations):
         state = eqx.combine(unit["state"], self._still)
-        state, loss = train(self._configured(unit).learner(shared), state, iterations)
+        state, loss = train(self._configured(unit).learner(shared), state, iterations, "task")
         return eqx.filter(state, eqx.is_array), loss
 
     def measure(self, trainings: Sequence[Training], *, final: bool, bar: tqdm | None = None) -> list[dict[str, Any]]:
@@ -223,7 +230,8 @@ def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.De
     programs = Programs(same_program(trainings[0].config), shared, len(trainings), devices)
     _begin(programs, trainings)
     total, done = sum(t.config.outer_iterations for t in trainings), sum(t.iteration for t in trainings)
-    with tqdm(total=total, initial=done, unit="it", desc=_title(trainings), smoothing=0.05) as bar:
+    shown = dict(unit="it", desc=_title(trainings), smoothing=0.05, disable=not first_process())
+    with tqdm(total=total, initial=done, **shown) as bar:
         chunk = 1
         while pending := [t for t in trainings if not t.done]:
             # Those furthest behind go first: with more runs than devices they take turns, and no device idles.
@@ -260,7 +268,7 @@ def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
     compiled = programs.train.compile_seconds
     began = time.perf_counter()
     outcomes = programs.train([programs.unit(t) for t in turn], np.int32(iterations))
-    seconds = time.perf_counter() - began - (programs.train.compile_seconds - compiled)
+    seconds = agree(time.perf_counter() - began - (programs.train.compile_seconds - compiled))
     for training, (state, loss) in zip(turn, outcomes, strict=True):
         training.state = state
         training.iteration += iterations

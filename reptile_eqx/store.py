@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from filelock import FileLock
 from jaxtyping import PyTree
 
 from . import places
+from .devices import agree, first_process, mesh_for, replicated
 from .experiments import same_program
 from .runner import Training, make
 from .training import State, start
@@ -124,7 +125,9 @@ def run(
 ) -> list[Record]:
     """The records of the given configurations, trained where they are not there yet.
 
-    Those that differ only in their `numbers` (seed, step sizes) are trained side by side in one program.
+    Those that differ only in their `numbers` (seed, step sizes) are trained side by side in one program. Where several
+    processes work together (`use_devices`), all of them ask for the same, the first one keeps the files, and every one
+    gets the records.
 
     **Arguments:**
 
@@ -135,19 +138,20 @@ def run(
     - `figures`: another folder for figures and their records.
     - `devices`: what to train on, all of JAX's by default.
     """
+    devices = jax.devices() if devices is None else devices
     home = (Path(figures or places.figures_directory()) if publish else places.data_directory()) / "runs"
     groups = {}
-    for config in dict.fromkeys(configs):
-        if find_record(config, figures) is None:
-            groups.setdefault(same_program(config), []).append(config)
+    for config in _not_recorded(dict.fromkeys(configs), figures):
+        groups.setdefault(same_program(config), []).append(config)
     for group in groups.values():
         with ExitStack() as locks:
-            for path in sorted(_state_path(config) for config in group):
+            for path in sorted(_state_path(config) for config in group if first_process()):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 locks.enter_context(FileLock(path.with_suffix(".lock")))
             # Another process may have made some of them while this one waited for it.
-            trainings = [Training(c, _state_path(c)) for c in group if find_record(c, figures) is None]
+            trainings = [Training(config, _state_path(config)) for config in _not_recorded(group, figures)]
             if trainings:
+                shared = replicated(shared, mesh_for(devices, len(devices)))
                 outcome = make(trainings, shared, devices)
                 made = {
                     "data": origin,
@@ -158,7 +162,15 @@ def run(
                 for training, results in zip(trainings, outcome["results"], strict=True):
                     record = _record(training, results, made)
                     write_text(home / f"{record.name}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-    return [find_record(config, figures) for config in configs]
+    found = [find_record(config, figures) for config in configs]
+    return [Record(**record) for record in agree([record and dataclasses.asdict(record) for record in found])]
+
+
+def _not_recorded(configs: Iterable[Any], figures: str | os.PathLike | None) -> list[Any]:
+    """Those of the configurations that no record is there of, where the first process looks."""
+    configs = list(configs)
+    missing = agree([find_record(config, figures) is None for config in configs])
+    return [config for config, gone in zip(configs, missing, strict=True) if gone]
 
 
 def iterations_left(config: Any, figures: str | os.PathLike | None = None) -> int | None:
@@ -180,7 +192,9 @@ def load_state(config: Any, shared: PyTree = None) -> State:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename: nobody ever reads half a file."""
+    """Write beside, then rename: nobody ever reads half a file. Of several processes the first one writes."""
+    if not first_process():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     partial.write_text(text)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .inner import RollingAdamState
 from .meta import MetaGradient
 from .tasks import Task
 
@@ -21,6 +22,9 @@ class Learner(NamedTuple):
     - `gradient`: the algorithm, such as `reptile(…)`.
     - `outer`: any optax transformation, given the mean meta-gradient, such as `annealed_sgd(1.0, iterations)`.
     - `meta_batch_size`: tasks per outer iteration (n in eq. 5; 1 is the serial Algorithm 1).
+    - `merge`: `None` for the authors' *exact* order, in which the inner optimiser's state rolls from task to task. With
+      a function, such as `merge_average` or `merge_adam(0.999)`, the *parallel* order: tasks run side by side, and
+      `merge(before, after)` makes one state of those they leave (`after`, with a leading axis of tasks).
     """
 
     model: Callable[[PRNGKeyArray], PyTree]
@@ -28,6 +32,7 @@ class Learner(NamedTuple):
     gradient: MetaGradient
     outer: optax.GradientTransformation
     meta_batch_size: int = 1
+    merge: Callable[[PyTree, PyTree], PyTree] | None = None
 
 
 class State(NamedTuple):
@@ -56,39 +61,122 @@ def start(learner: Learner, key: PRNGKeyArray) -> State:
     return State(model, learner.gradient.start(model), outer, jnp.zeros((), jnp.int32), training_key)
 
 
-def outer_iteration(learner: Learner, state: State) -> tuple[State, Float[Array, ""]]:
+def outer_iteration(learner: Learner, state: State, task_axis: str | None = None) -> tuple[State, Float[Array, ""]]:
     """One outer iteration (eq. 5). Returns the next state and the mean loss of its inner steps.
 
-    The tasks of a meta-batch run one after another: each starts from the same φ, but from the inner optimiser's
-    state that the task before left, which is never reset (Section 6.1).
+    Both orders draw the same tasks. With SGD inside they are the same to rounding; with Adam, parallel order is an
+    approximation, as a task no longer sees what those before it did to the second moments.
+
+    `task_axis` names the axis of a device mesh, inside `jax.shard_map`, over which parallel order spreads the tasks.
     """
     parameters = eqx.filter(state.model, eqx.is_inexact_array)
-
-    def one_task(carry, key):
-        inner, total = carry
-        task_key, batch_key = jax.random.split(key)
-        gradient, inner, loss = learner.gradient.estimate(state.model, inner, learner.tasks(task_key), batch_key)
-        return (inner, jax.tree.map(jnp.add, total, gradient)), loss
-
     keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), learner.meta_batch_size)
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    (inner, total), losses = jax.lax.scan(one_task, (state.inner, zeros), keys)
-    mean = jax.tree.map(lambda g: g / learner.meta_batch_size, total)
+    if learner.merge is None:
+        mean, inner, losses = in_turn(learner, state, keys)
+    else:
+        mean, inner, losses = side_by_side(learner, state, keys, task_axis)
     updates, outer = learner.outer.update(mean, state.outer, parameters)
     model = eqx.apply_updates(state.model, updates)
     return State(model, inner, outer, state.iteration + 1, state.key), losses.mean()
 
 
-def train(learner: Learner, state: State, iterations: int | Int[Array, ""]) -> tuple[State, Float[Array, ""]]:
+def in_turn(learner: Learner, state: State, keys: Array) -> tuple[PyTree, PyTree, Float[Array, " task"]]:
+    """The exact order: each task starts from the same φ, but from the inner optimiser's state that the task before
+    left, which is never reset (Section 6.1). One task for each of `keys`.
+
+    Returns the mean meta-gradient, the inner optimiser's state after the last task, and each task's mean loss.
+    """
+
+    def one_task(carry, key):
+        inner, total = carry
+        gradient, inner, loss = _one_task(learner, state.model, inner, key)
+        return (inner, jax.tree.map(jnp.add, total, gradient)), loss
+
+    zeros = jax.tree.map(jnp.zeros_like, eqx.filter(state.model, eqx.is_inexact_array))
+    (inner, total), losses = jax.lax.scan(one_task, (state.inner, zeros), keys)
+    return jax.tree.map(lambda g: g / keys.shape[0], total), inner, losses
+
+
+def side_by_side(
+    learner: Learner, state: State, keys: Array, task_axis: str | None = None
+) -> tuple[PyTree, PyTree, Float[Array, " task"]]:
+    """The parallel order: each task starts from the same φ *and* the same inner state, and `learner.merge` makes one
+    state of those they leave. Arguments and result otherwise as `in_turn` and `outer_iteration` have them.
+
+    The result does not depend on how many devices `task_axis` has: they gather all tasks, then take the mean.
+    """
+    count, places = keys.shape[0], 1 if task_axis is None else jax.lax.axis_size(task_axis)
+    share = -(-count // places)
+    if places > 1:
+        keys = keys[(jax.lax.axis_index(task_axis) * share + jnp.arange(share)) % count]
+    # A core does one task after another; a GPU all of its share in one batch.
+    together = {} if jax.default_backend() == "cpu" else {"batch_size": share}
+    outcomes = jax.lax.map(lambda key: _one_task(learner, state.model, state.inner, key), keys, **together)
+    if places > 1:
+        everyone = jax.lax.all_gather(outcomes, task_axis, tiled=True)
+        outcomes = jax.tree.map(lambda leaf: leaf[:count], everyone)
+    gradients, after, losses = outcomes
+    return jax.tree.map(lambda g: g.mean(0), gradients), learner.merge(state.inner, after), losses
+
+
+def _one_task(learner, model, inner, key):
+    task_key, batch_key = jax.random.split(key)
+    return learner.gradient.estimate(model, inner, learner.tasks(task_key), batch_key)
+
+
+def merge_average(before: PyTree, after: PyTree) -> PyTree:
+    """A `Learner.merge` for any inner optimiser: the mean over tasks of floating-point leaves; others, such as step
+    counts, as every task left them.
+
+    The optimiser then takes a meta-batch of n tasks for k steps, not n·k, and forgets as slowly.
+    """
+    del before
+    return jax.tree.map(lambda leaf: leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0], after)
+
+
+def merge_adam(b2: float, b1: float = 0.0) -> Callable[[RollingAdamState, RollingAdamState], RollingAdamState]:
+    """A `Learner.merge` for `reference_adam`: the state that n tasks of k steps would leave in exact order, had each
+    seen the gradients that it saw side by side, averaged over the orders they could have come in.
+
+    Of k steps a task leaves v_i = β₂ᵏ·v + c_i. In exact order c_i decays through the steps of the tasks after it, by
+    β₂^(jk) for j of them; averaged over orders, that makes β₂^(nk)·v + r·(mean of c_i) = r·(mean of v_i) + (1-r)·v,
+    where r = Σ_j β₂^(jk) over j = 0 … n-1. The same holds for the first moment, and with β = 1 for the step count,
+    which goes up by n·k.
+    """
+
+    def merge(before, after):
+        tasks, steps = after.count.shape[0], after.count[0] - before.count
+
+        def moment(decay, least):
+            r = jnp.sum(decay ** (steps * jnp.arange(tasks)).astype(jnp.result_type(float)))
+
+            def merged(old, new):
+                # Rounding must not leave a square below zero.
+                return jnp.maximum(r * new.mean(0) + (1 - r) * old, least).astype(old.dtype)
+
+            return merged
+
+        return RollingAdamState(
+            before.count + tasks * steps,
+            jax.tree.map(moment(b1, -jnp.inf), before.mean, after.mean),
+            jax.tree.map(moment(b2, 0.0), before.square, after.square),
+        )
+
+    return merge
+
+
+def train(
+    learner: Learner, state: State, iterations: int | Int[Array, ""], task_axis: str | None = None
+) -> tuple[State, Float[Array, ""]]:
     """`iterations` outer iterations in one compiled loop. Returns the state and their mean inner loss.
 
-    Splitting a training into several calls changes nothing in its result.
+    Splitting a training into several calls changes nothing in its result. `task_axis` is `outer_iteration`'s.
     """
     moving, still = eqx.partition(state, eqx.is_array)
 
     def body(_, carry):
         moving, total = carry
-        state, loss = outer_iteration(learner, eqx.combine(moving, still))
+        state, loss = outer_iteration(learner, eqx.combine(moving, still), task_axis)
         return eqx.filter(state, eqx.is_array), total + loss
 
     dtype = jnp.result_type(float)

@@ -1,5 +1,7 @@
 """Reptile and the outer loop: the paper's equalities, and a slow implementation of the exact order."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from reptile_eqx import (
     joint_training,
     maml,
     mean_squared_error,
+    merge_adam,
+    merge_average,
     minibatches,
     reference_adam,
     replacement,
@@ -27,7 +31,7 @@ from reptile_eqx import (
     sum_cross_entropy,
     train,
 )
-from reptile_eqx.training import outer_iteration
+from reptile_eqx.training import in_turn, outer_iteration, side_by_side
 
 TASKS = SineWaves(points=10)
 
@@ -184,6 +188,107 @@ def test_a_meta_batch_is_the_mean_over_its_tasks():
             g, _, _ = gradient.estimate(begun.model, begun.inner, TASKS(task_key), batch_key)
             adapted.append(minus(leaves(begun.model), leaves(g)))
         assert_close(leaves(after.model), [np.mean(w, 0) for w in zip(*adapted, strict=True)], rtol=1e-9, atol=1e-12)
+
+
+def in_both_orders(optimiser, meta_batch_size, merge, tasks=TASKS):
+    """Three outer iterations in exact and in parallel order, from one start."""
+    gradient = reptile(mean_squared_error, optimiser, steps=3, batch_size=4)
+    learner = Learner(network, tasks, gradient, annealed_sgd(0.5, 6), meta_batch_size)
+    begun = start(learner, jax.random.key(3))
+    return [eqx.filter_jit(train)(one, begun, 3) for one in (learner, learner._replace(merge=merge))]
+
+
+def test_with_sgd_inside_the_order_of_tasks_is_immaterial():
+    with jax.enable_x64(True):
+        (exact, loss), (parallel, same_loss) = in_both_orders(optax.sgd(0.05), 4, merge_average)
+        assert_close(leaves(exact.model), leaves(parallel.model), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(loss, same_loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "merge"),
+    [
+        (reference_adam(0.01), merge_adam(0.999)),
+        (reference_adam(0.01, b1=0.9), merge_adam(0.999, b1=0.9)),
+        (optax.adam(0.01), merge_average),
+    ],
+)
+def test_a_meta_batch_of_one_task_has_one_order(optimiser, merge):
+    with jax.enable_x64(True):
+        exact, parallel = in_both_orders(optimiser, 1, merge)
+        assert_close(leaves(exact), leaves(parallel), rtol=1e-9, atol=1e-14)
+        assert all(count == 9 for count in jax.tree.leaves(parallel[0].inner) if count.ndim == 0)
+
+
+def test_permuting_tasks_does_nothing_in_parallel_order_alone():
+    with jax.enable_x64(True):
+        gradient = reptile(mean_squared_error, reference_adam(0.01, b1=0.5), steps=3, batch_size=4)
+        learner = Learner(network, TASKS, gradient, optax.sgd(1.0), 4, merge_adam(0.999, b1=0.5))
+        begun = start(learner, jax.random.key(0))
+        keys = jax.random.split(jax.random.key(1), 4)
+
+        def largest_change(order):
+            (gradient, inner, _), (other, permuted, _) = order(learner, begun, keys), order(learner, begun, keys[::-1])
+            assert inner.count == permuted.count == 12
+            return max(
+                np.abs(a - b).max() for a, b in zip(leaves((gradient, inner)), leaves((other, permuted)), strict=True)
+            )
+
+        assert largest_change(side_by_side) < 1e-14
+        assert largest_change(in_turn) > 1e-6
+
+
+def test_one_batch_of_tasks_is_the_tasks_one_by_one(monkeypatch):
+    """A GPU takes the tasks of parallel order in one batch, a core one by one."""
+    with jax.enable_x64(True):
+        gradient = reptile(mean_squared_error, reference_adam(0.01), steps=3, batch_size=4)
+        learner = Learner(network, TASKS, gradient, optax.sgd(1.0), 3, merge_adam(0.999))
+        begun = start(learner, jax.random.key(0))
+        one_by_one, loss = outer_iteration(learner, begun)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        batched, same_loss = outer_iteration(learner, begun)
+        assert_close(leaves(one_by_one), leaves(batched), rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(loss, same_loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.8])
+def test_merged_adam_is_the_mean_over_all_orders_of_the_tasks(b1):
+    """Against reference_adam itself, run through every order, with gradients that do not depend on what came before."""
+    with jax.enable_x64(True):
+        adam, steps, b2 = reference_adam(1e-3, b1=b1, b2=0.9), 2, 0.9
+        gradients = jax.random.normal(jax.random.key(0), (3, steps, 5)) * jnp.array([0.1, 1.0, 5.0])[:, None, None]
+        _, before = adam.update(jnp.ones(5), adam.init(jnp.zeros(5)))
+
+        def run_through(state, tasks):
+            for gradient in np.concatenate(tasks):
+                _, state = adam.update(jnp.asarray(gradient), state)
+            return state
+
+        after = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[run_through(before, [g]) for g in gradients])
+        merged = merge_adam(b2, b1)(before, after)
+        orders = [run_through(before, order) for order in itertools.permutations(np.asarray(gradients))]
+        expected = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *orders)
+        assert merged.count == expected.count == 1 + 3 * steps
+        assert_close(jax.tree.leaves(merged), jax.tree.leaves(expected), rtol=1e-12)
+
+
+def test_a_parameter_without_gradients_keeps_a_second_moment_that_has_a_root():
+    adam = reference_adam(1e-3, b2=0.5)
+    before = adam.init(jnp.zeros(3))._replace(square=jnp.array([0.0, 1e-30, 7.0]))
+    state = before
+    for _ in range(20):
+        _, state = adam.update(jnp.zeros(3), state)
+    merged = merge_adam(0.5)(before, jax.tree.map(lambda leaf: jnp.stack([leaf] * 9), state))
+    assert (merged.square >= 0).all()
+    assert merged.count == 180
+
+
+def test_averaged_states_keep_what_is_no_number_to_average():
+    before = optax.adam(0.1).init(jnp.zeros(2))
+    states = [optax.adam(0.1).update(jnp.full(2, g), before)[1] for g in (1.0, 3.0)]
+    merged = merge_average(before, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    assert merged[0].count == 1 and merged[0].count.dtype == before[0].count.dtype
+    np.testing.assert_allclose(merged[0].mu, 0.2, rtol=1e-6)
 
 
 def with_query(key):

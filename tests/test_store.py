@@ -204,6 +204,7 @@ def test_the_state_of_a_run_not_made_here_is_an_error():
         (dict(schedule="shuffle"), "`schedule` is 'shuffle'; expected cycle or replacement"),
         (dict(inner_iterations=0), "`inner_iterations` is 0; expected 1 or more"),
         (dict(eval_tasks=1), "`eval_tasks` is 1"),
+        (dict(order="random"), "`order` is 'random'; expected exact or parallel"),
     ],
 )
 def test_impossible_settings_are_named(setting, message):

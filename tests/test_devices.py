@@ -1,0 +1,149 @@
+"""One mesh, any machine: processes on loopback and many virtual devices get the numbers that one device gets."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import reptile_eqx as rx
+from reptile_eqx.devices import SideBySide, device_grid, mesh_for, replicated, use_devices
+from reptile_eqx.experiments import SineRegression
+
+SINE = dict(outer_iterations=40, curve_points=2, curve_tasks=3, eval_tasks=4)
+
+TRAINED = """
+import json, os, sys
+import jax
+import reptile_eqx as rx
+from reptile_eqx.experiments import SineRegression
+
+devices, distributed, settings, counts = json.loads(sys.argv[1])
+rx.use_devices(devices, sys.argv[2], distributed=distributed)
+home = os.environ["REPTILE_HOME"]
+for count in counts:
+    os.environ["REPTILE_HOME"] = os.path.join(home, str(count))
+    configs = [SineRegression(seed=seed, **settings) for seed in range(count)]
+    records = [[record.curve, record.results] for record in rx.run(configs)]
+    state = [leaf.tolist() for leaf in jax.tree.leaves(rx.load_state(configs[-1])) if hasattr(leaf, "tolist")]
+    print("numbers", json.dumps([records, state]))
+"""
+
+
+def process(home, cache, devices, counts, distributed=False):
+    """Trains in a process of its own, once for each count of seeds, and writes down what came of it."""
+    arguments = json.dumps([devices, distributed, SINE, counts])
+    environment = os.environ | {"REPTILE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    home.mkdir()
+    with (home / "out").open("w") as out, (home / "err").open("w") as err:
+        command = [sys.executable, "-c", TRAINED, arguments, str(cache)]
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=err)
+
+
+def finish(home, started):
+    """The numbers that a process wrote down, and what it showed on the way."""
+    try:
+        status = started.wait(timeout=300)
+    finally:
+        started.kill()
+    shown = (home / "err").read_text()
+    assert status == 0, shown[-3000:]
+    lines = (home / "out").read_text().splitlines()
+    return [json.loads(line.removeprefix("numbers")) for line in lines if line.startswith("numbers")], shown
+
+
+def one_device(count, monkeypatch, home):
+    """The same, in this process and on one device."""
+    monkeypatch.setenv("REPTILE_HOME", str(home / str(count)))
+    configs = [SineRegression(seed=seed, **SINE) for seed in range(count)]
+    records = [[record.curve, record.results] for record in rx.run(configs, devices=jax.devices()[:1])]
+    state = [leaf.tolist() for leaf in jax.tree.leaves(rx.load_state(configs[-1])) if hasattr(leaf, "tolist")]
+    return json.loads(json.dumps([records, state]))
+
+
+def test_two_processes_get_the_numbers_of_one(tmp_path, monkeypatch):
+    """Each with a disk of its own: the first one alone has files, and says what is in them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    homes = [tmp_path / "first", tmp_path / "second"]
+    joined = [dict(coordinator_address=address, num_processes=2, process_id=i) for i in (0, 1)]
+    both = [process(home, tmp_path / "xla", 1, [3], way) for home, way in zip(homes, joined, strict=True)]
+    (first, progress), (second, silence) = map(finish, homes, both)
+    assert first == second == [one_device(3, monkeypatch, tmp_path)]
+    assert len(list((homes[0] / "3" / "data" / "runs").glob("*.json"))) == 3
+    assert "sine-reptile" in progress and "sine-reptile" not in silence
+    assert not (homes[1] / "3").exists(), "the second process wrote something"
+
+
+def test_eight_devices_get_the_numbers_of_one(tmp_path, monkeypatch):
+    """With fewer seeds than devices, as many, and more."""
+    home = tmp_path / "eight"
+    numbers, _ = finish(home, process(home, tmp_path / "xla", 8, [3, 8, 9]))
+    records, state = one_device(9, monkeypatch, tmp_path)
+    assert [seeds for seeds, _ in numbers] == [records[:3], records[:8], records]
+    assert numbers[-1][1] == state
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("units", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize("tasks", [1, 2, 5])
+def test_a_mesh_gives_every_process_its_part_and_every_unit_a_place(count, units, tasks):
+    processes = [i * count // 8 for i in range(8)]
+    grid = device_grid(processes, units, tasks)
+    assert len(set(grid.flat)) == grid.size, "a device twice"
+    assert {processes[device] for device in grid.flat} == set(range(count))
+    assert grid.shape[0] >= min(units, 8)
+    assert grid.shape[1] <= tasks
+    if count == 1:
+        assert grid.shape == (min(units, 8), min(tasks, 8 // min(units, 8)))
+
+
+def test_images_are_copied_to_a_device_once():
+    images = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    everywhere = replicated(images, mesh_for(jax.devices(), 2))
+    narrower = replicated(everywhere, mesh_for(jax.devices(), 1))
+    again = replicated(everywhere, mesh_for(jax.devices(), 1, tasks=2))
+
+    def places(array):
+        return {shard.device: shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards}
+
+    assert len(places(everywhere)) == 2 and places(again) == places(everywhere)
+    assert places(narrower).items() < places(everywhere).items()
+    np.testing.assert_array_equal(narrower, images)
+
+
+@pytest.mark.parametrize("tasks", [1, 5])
+def test_tasks_spread_over_devices_change_nothing(tasks):
+    gradient = rx.reptile(rx.mean_squared_error, rx.reference_adam(0.01), steps=2, batch_size=5)
+    learner = rx.Learner(
+        lambda key: eqx.nn.MLP(1, 1, 8, 1, key=key), rx.SineWaves(), gradient, rx.annealed_sgd(1.0, 6), tasks,
+        rx.merge_adam(0.999),
+    )  # fmt: skip
+
+    def program(shared, seed, iterations):
+        state, loss = rx.train(learner, rx.start(learner, jax.random.PRNGKey(seed)), iterations, "task")
+        return eqx.filter(state, eqx.is_array), loss
+
+    def trained(devices, spread):
+        return SideBySide(program, None, 1, jax.devices()[:devices], spread)([np.uint32(3)], np.int32(6))[0]
+
+    alone, spread = trained(1, 1), trained(2, tasks)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert spread[0].inner.count == 6 * tasks * 2
+
+
+@pytest.mark.parametrize("given", [True, dict(coordinator_address="127.0.0.1:1")])
+def test_processes_that_cannot_be_told_apart_are_an_error(given, monkeypatch):
+    def undetected(**_):
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", undetected)
+    with pytest.raises(ValueError, match="needs coordinator_address, num_processes and process_id"):
+        use_devices(distributed=given)
