@@ -8,6 +8,7 @@ products with vectors only: the gradient of ⟨gradient, v⟩, as a convolution 
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -285,6 +286,7 @@ def tilted_line(phi: Float[Array, "2"]) -> Float[Array, ""]:
 MANIFOLDS = (parabola, tilted_line)
 
 
+@partial(jax.jit, static_argnums=0)
 def project(manifold: Callable, phi: Float[Array, "2"]) -> Float[Array, "2"]:
     """P_W(φ), the point of a plane curve nearest to φ (eq. 44): the best of many starts, refined by Newton's method.
 
