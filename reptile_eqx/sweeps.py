@@ -173,7 +173,7 @@ def ablation_runs(
         raise ValueError(f"nothing sweeps {swept!r}; there are {', '.join(ABLATIONS)}")
     values = _SMOKE_ABLATIONS.get(swept, ABLATIONS[swept]) if profile == "smoke" else ABLATIONS[swept]
     settings = TABLE_3[5] | _scaled(_ABLATIONS, profile, outer_iterations) | data
-    return _by_value(swept, values, settings, seeds_of(profile, seeds, _TWO_SEEDS))
+    return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
 
 
 def order_runs(
