@@ -1,0 +1,93 @@
+"""The plan of a profile: what the notebooks train is what it lists, and what is left of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reptile_eqx as rx
+from reptile_eqx import bench, flops, plan, store
+from reptile_eqx.cli import main
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+@pytest.fixture
+def no_clock(monkeypatch):
+    """A machine of 100 GFLOP/s, whatever is to be trained."""
+    asked = []
+    monkeypatch.setattr(bench, "paper_speed", lambda name, devices: asked.append((name, devices)) or 1e11)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("notebook", "names"),
+    [
+        ("1_sine_regression", ["sine_runs"]),
+        ("2_analysis", ["analysis_runs"]),
+        ("3_classification", ["classification_runs"]),
+        ("4_ablations", ["figure_3_runs", "figure_4_runs", "ablation_runs"]),
+    ],
+)
+def test_the_plan_asks_for_runs_where_the_notebooks_do(notebook, names, monkeypatch):
+    """Each function of presets and sweeps that a notebook calls gives configurations to the plan, and no other does."""
+    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text())["cells"]
+    source = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    known = [n for m in (rx.presets, rx.sweeps) for n in vars(m) if n.endswith("_runs")]
+    assert sorted(name for name in known if f".{name}(" in source) == sorted(names)
+    called = []
+    for module in (rx.presets, rx.sweeps):
+        for name in known:
+            if hasattr(module, name):
+                original = getattr(module, name)
+                monkeypatch.setattr(module, name, lambda *a, n=name, f=original, **k: called.append(n) or f(*a, **k))
+    planned = [step for step in plan.steps("smoke") if step.notebook == notebook]
+    assert planned and all(step.configs for step in planned)
+    assert set(names) <= set(called)
+
+
+def test_what_is_left_is_counted_in_operations_and_hours(no_clock):
+    (config,) = rx.presets.classification_runs("omniglot-5way-reptile", "paper", 1)
+    rows = plan.table([plan.Step("3_classification", "5-way", [config])])
+    row = rows.iloc[0]
+    assert row["Runs"] == row["To do"] == 1
+    assert row["Outer iterations"] == 100_000
+    assert row["Images (millions)"] == pytest.approx(100_000 * 5 * 5 * 10 / 1e6)
+    training = 100_000 * 3.93e9
+    # 50 steps on five images, then five batches of the support and one image, and one of five.
+    image = 2 * sum(flops.omniglot_layers(5))
+    evaluation = 12_000 * (2 * 250 * (3.93e9 / 250) + (5 * 7 + 5 * 27) * image)
+    assert row["TFLOP"] == pytest.approx((training + evaluation) / 1e12, rel=0.01)
+    assert row["Hours here"] == pytest.approx((training + evaluation) / 1e11 / 3600, rel=0.01)
+    assert no_clock == [("omniglot-5way", None)]
+    assert rows.iloc[-1]["What"] == "all" and rows.iloc[-1]["TFLOP"] == row["TFLOP"]
+
+
+def test_what_is_done_or_begun_is_left_out(no_clock, home):
+    done, begun, fresh = (
+        rx.SineRegression(outer_iterations=n, curve_points=1, curve_tasks=2, eval_tasks=4) for n in (20, 500, 30)
+    )
+    rx.run([done])
+    path = store._state_path(begun)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(json.dumps({"iteration": 400}).encode() + b"\n")
+    assert [store.iterations_left(config) for config in (done, begun, fresh)] == [None, 100, 30]
+    rows = plan.table([plan.Step("1", "a", [done, begun]), plan.Step("1", "b", [begun, fresh])], devices=2)
+    assert rows["To do"].tolist() == [1, 1, 2], "a run of two steps counts for the first"
+    assert rows["Outer iterations"].tolist() == [100, 30, 130]
+    assert no_clock == [("sine", 2)]
+    assert plan.table([plan.Step("1", "a", [done])])["TFLOP"].tolist() == [0, 0]
+    assert len(no_clock) == 1, "nothing to do needs no calibration"
+
+
+def test_the_command_prints_it_and_executes_nothing(no_clock, capsys, monkeypatch):
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed"))
+    assert main(["run", "3", "--profile", "paper", "--dry-run", "-p", "train", "['omniglot-20way-reptile']"]) == 0
+    printed = capsys.readouterr().out
+    assert "omniglot-20way-reptile" in printed and "600,000" in printed and "Hours here" in printed
+    assert "mini-imagenet" not in printed and "Figure" not in printed
+    assert main(["run", "--profile", "paper", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("Figure 1", "mini-imagenet-5way-reptile", "Figure 4c", "maml"))
+    assert np.all([name in printed for name in rx.presets.TRAININGS])
