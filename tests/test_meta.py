@@ -391,18 +391,17 @@ def test_maml_is_the_unrolled_loops_gradient_and_finite_differences(k, separate_
             assert max(np.abs(a - b).max() for a, b in zip(fo, g, strict=True)) > 1e-3
 
 
-def test_maml_through_the_convolutions_and_through_adam_is_finite_and_right():
+def test_maml_through_the_convolutions_and_through_adam_is_finite():
     from reptile_eqx.nn import OmniglotNetwork
 
     x = jax.random.uniform(jax.random.key(0), (6, 28, 28, 1))
     task = Task((x[:4], jnp.array([0, 0, 1, 1])), (x[4:], jnp.array([0, 1])))
     model = OmniglotNetwork(2, key=jax.random.key(1))
-    for optimiser in (optax.sgd(0.01), reference_adam(1e-3)):
-        g = maml(sum_cross_entropy, optimiser, steps=3, batch_size=4)
-        gradient, _, value = jax.jit(g.estimate)(model, g.start(model), task, jax.random.key(2))
-        assert np.isfinite(value)
-        assert all(np.isfinite(leaf).all() for leaf in leaves(gradient))
-        assert jnp.abs(gradient.blocks[0].kernel).max() > 0
+    g = maml(sum_cross_entropy, reference_adam(1e-3), steps=3, batch_size=4)
+    gradient, _, value = jax.jit(g.estimate)(model, g.start(model), task, jax.random.key(2))
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in leaves(gradient))
+    assert jnp.abs(gradient.blocks[0].kernel).max() > 0
 
 
 def test_memory_of_maml_does_not_grow_with_k_but_for_the_parameters():
