@@ -34,8 +34,8 @@ class Measurement(NamedTuple):
     """Something measured on a trained state: `measure(state, key)` for each of `tasks` keys, then summarised.
 
     `measure` is part of a compiled program and returns a pytree of arrays; `summarise` turns that pytree, with a
-    leading axis of tasks, into what a record keeps (JSON). A GPU takes `at_once` tasks of a run at a time, which bounds
-    its memory.
+    leading axis of tasks, into what a record keeps (JSON). One name stands for one `measure`, along training and at the
+    end. A GPU takes `at_once` tasks of a run at a time, which bounds its memory.
     """
 
     name: str

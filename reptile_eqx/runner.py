@@ -185,11 +185,11 @@ class Programs:
         """Every training's values for all of a measurement's tasks, given those `seen` before (`None`: none)."""
         on_cpu = jax.default_backend() == "cpu"
         block = min(measurement.tasks, 25 if on_cpu else measurement.at_once)
-        if (final, index) not in self._measure:
-            # A GPU takes one block of every run at once; of all blocks, its memory would not hold the patches.
-            units = self._runs * -(-measurement.tasks // block) if on_cpu else self._runs
-            self._measure[final, index] = self._side_by_side(self._measured(index, final, block), units)
-        program = self._measure[final, index]
+        # A GPU takes one block of every run at once; of all blocks, its memory would not hold the patches.
+        units = self._runs * -(-measurement.tasks // block) if on_cpu else self._runs
+        program = self._side_by_side(self._measured(index, final, block), units)
+        # Along the curve and at the end one program measures what has one name.
+        program = self._measure.setdefault((measurement.name, block, program.width), program)
         done = [0 if values is None else len(jax.tree.leaves(values)[0]) for values in seen]
         todo = [(j, first) for j in range(len(trainings)) for first in range(done[j], measurement.tasks, block)]
         fresh, kept = set(), time.monotonic()
@@ -197,7 +197,8 @@ class Programs:
             if bar is not None:
                 bar.set_postfix_str(f"{measurement.name}: {begin * block} of {len(todo) * block} tasks")
             turn = todo[begin : begin + program.width]
-            blocks = program([{**self.unit(trainings[j]), "first": np.int32(first)} for j, first in turn])
+            which = {"tasks": np.uint32(2 + final)}
+            blocks = program([{**self.unit(trainings[j]), **which, "first": np.int32(first)} for j, first in turn])
             for (j, _), values in zip(turn, blocks, strict=True):
                 both = [values] if seen[j] is None else [seen[j], values]
                 seen[j] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *both)
@@ -214,7 +215,7 @@ class Programs:
             measure = config.measurements(shared, final=final)[index].measure
             state = eqx.combine(unit["state"], self._still)
             # Evaluation tasks are the same for every run of a seed, and others than along the curve.
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(config.seed), 2 + final), index)
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(config.seed), unit["tasks"]), index)
             keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(unit["first"] + jnp.arange(block))
             together = {} if jax.default_backend() == "cpu" else {"batch_size": block}
             return jax.lax.map(lambda k: measure(state, k), keys, **together)
