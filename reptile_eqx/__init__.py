@@ -3,14 +3,13 @@
 Nothing here starts JAX on import: call `use_devices` first to choose cores or GPUs.
 """
 
-from . import claims as claims
+import importlib
+from typing import Any
+
 from . import datasets as datasets
 from . import nn as nn
-from . import plots as plots
 from . import presets as presets
-from . import report as report
 from . import sweeps as sweeps
-from . import tables as tables
 from . import theory as theory
 from .devices import use_devices as use_devices
 from .evaluation import Accuracy as Accuracy
@@ -50,3 +49,11 @@ from .training import merge_adam as merge_adam
 from .training import merge_average as merge_average
 from .training import start as start
 from .training import train as train
+
+
+def __getattr__(name: str) -> Any:
+    """`claims`, `plots`, `report` and `tables`, when first asked for."""
+    # pandas and Matplotlib are a quarter of an import's memory and time, and who only trains needs neither.
+    if name in ("claims", "plots", "report", "tables"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,12 +9,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -233,8 +233,9 @@ def example_problems(images: ImagesByClass | None) -> dict[str, Problem]:
     return problems
 
 
-def coefficient_table(problems: dict[str, Problem], ks: dict[str, Sequence[int]], alpha: float) -> pd.DataFrame:
-    """Predicted and recovered coefficients of each problem, for each of its k (eqs. 33-35, 37, 39, 41)."""
+def coefficient_rows(problems: dict[str, Problem], ks: dict[str, Sequence[int]], alpha: float) -> list[dict[str, Any]]:
+    """Predicted and recovered coefficients of each problem, for each of its k (eqs. 33-35, 37, 39, 41), as a table's
+    rows."""
     rows = []
     with float64():
         for name, (loss, phi, tasks) in problems.items():
@@ -249,7 +250,7 @@ def coefficient_table(problems: dict[str, Problem], ks: dict[str, Sequence[int]]
                         rows.append(
                             row | {"Predicted": wanted, "Recovered": found, "Error (%)": 100 * (found / wanted - 1)}
                         )
-    return pd.DataFrame(rows)
+    return rows
 
 
 def coefficient_errors(problem: Problem, k: int, alphas: np.ndarray) -> dict[str, np.ndarray]:
