@@ -195,6 +195,8 @@ class SineAnalysis(SineRegression):
     distance from φ to where `eval_inner_iterations` steps on the whole wave lead (`distance`).
     """
 
+    measured: ClassVar[tuple[str, ...]] = ()  # All that is measured is measured along the way.
+
     def measurements(self, shared: None = None, *, final: bool) -> tuple[Measurement, ...]:
         """What the class says, along training."""
         tasks = SineWaves(points=20)

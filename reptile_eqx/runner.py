@@ -27,7 +27,7 @@ from .experiments import Measurement, same_program
 from .training import start, train
 
 _SECONDS_BETWEEN_CHECKPOINTS = 5.0
-_SECONDS_BETWEEN_EVALUATIONS = 20.0
+_SECONDS_BETWEEN_SAVED_TASKS = 20.0
 
 
 @dataclass
@@ -65,6 +65,7 @@ class Training:
         if not first_process():
             return
         kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged")}
+        kept["measured"] = self._asked
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
         with partial.open("wb") as file:
@@ -75,12 +76,18 @@ class Training:
         partial.replace(self.path)
 
     def resume(self) -> bool:
-        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes."""
+        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes.
+
+        A curve that was measured with other settings than this run's is left behind.
+        """
         content = read_file(self.path)
         if content is None:
             return False
         file = io.BytesIO(content)
-        for name, value in json.loads(file.readline()).items():
+        kept = json.loads(file.readline())
+        if kept.pop("measured", self._asked) != self._asked:
+            kept["curve"] = []
+        for name, value in kept.items():
             setattr(self, name, value)
         self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
         return True
@@ -92,10 +99,15 @@ class Training:
         with self.path.open("rb") as file:
             return json.loads(file.readline())["iteration"]
 
-    def _seen_path(self, measurement: Measurement) -> Path:
-        # The folder is the training's. Tasks are numbered, so that more of them only add to the same file.
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What measurements depend on beside the training, as JSON keeps it; of tasks, more only add to fewer."""
         asked = {name: getattr(self.config, name) for name in self.config.measured if name != "eval_tasks"}
-        text = json.dumps([measurement.name, asked], sort_keys=True)
+        return json.loads(json.dumps(asked))
+
+    def _seen_path(self, measurement: Measurement) -> Path:
+        # The folder is the training's.
+        text = json.dumps([measurement.name, self._asked], sort_keys=True)
         return self.path.with_name(f"seen-{hashlib.sha256(text.encode()).hexdigest()[:10]}.npz")
 
     def save_seen(self, measurement: Measurement, values: PyTree[np.ndarray]) -> None:
@@ -203,7 +215,7 @@ class Programs:
                 both = [values] if seen[j] is None else [seen[j], values]
                 seen[j] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *both)
                 fresh.add(j)
-            if time.monotonic() - kept > _SECONDS_BETWEEN_EVALUATIONS or begin + program.width >= len(todo):
+            if time.monotonic() - kept > _SECONDS_BETWEEN_SAVED_TASKS or begin + program.width >= len(todo):
                 for j in fresh if final else ():
                     trainings[j].save_seen(measurement, seen[j])
                 fresh, kept = set(), time.monotonic()

@@ -225,7 +225,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(monkeypatch):
     """Values of the tasks seen before are read, not measured again, and more tasks only add to them."""
     config, longer = (SineRegression(**(SINE | dict(eval_tasks=tasks))) for tasks in (60, 110))
     (whole,) = rx.run([config], devices=jax.devices()[:1])
-    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_EVALUATIONS", 0.0)
+    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_SAVED_TASKS", 0.0)
     seen, save = [], runner.Training.save_seen
 
     def stops_after_two_more(self, measurement, values):
@@ -245,6 +245,15 @@ def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(monkeypatch):
     assert record.results["loss"]["tasks"] == 110
     monkeypatch.setenv("REPTILE_HOME", os.environ["REPTILE_HOME"] + "-fresh")
     assert [again.results for again in rx.run([longer, config])] == [record.results, whole.results]
+
+
+def test_a_curve_measured_with_other_settings_is_not_taken_for_this_runs(monkeypatch):
+    (first,) = rx.run([SineRegression(**SINE)])
+    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained again"))
+    (more,) = rx.run([SineRegression(**(SINE | dict(eval_tasks=5)))])
+    (other,) = rx.run([SineRegression(**(SINE | dict(eval_inner_iterations=3)))])
+    assert more.curve == first.curve and len(first.curve) == 6
+    assert other.curve == [] and len(other.results["loss"]["mean"]) == 4
 
 
 def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
