@@ -238,7 +238,7 @@ class Programs:
 def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.Device] | None) -> dict[str, Any]:
     """Bring trainings that share a program to their end, saving each on the way.
 
-    Returns their results (in order) as `results`, and `compile_seconds`.
+    Returns their results (in order) as `results`, how many were trained at once as `side_by_side`, `compile_seconds`.
     """
     programs = Programs(same_program(trainings[0].config), shared, len(trainings), devices)
     _begin(programs, trainings)
@@ -262,7 +262,8 @@ def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.De
         finished = [t for t in trainings if not t.diverged]
         measured = iter(programs.measure(finished, final=True, bar=bar) if finished else ())
     results = [{} if t.diverged else next(measured) for t in trainings]
-    return {"results": results, "compile_seconds": programs.train.compile_seconds}
+    at_once = min(len(trainings), programs.train.width)
+    return {"results": results, "side_by_side": at_once, "compile_seconds": programs.train.compile_seconds}
 
 
 def _begin(programs: Programs, trainings: Sequence[Training]) -> None:

@@ -42,7 +42,8 @@ class Record:
     - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
-    - `made`: data, device, versions, commit, date, seconds of training; where it diverged, if it did.
+    - `made`: data, device, versions, commit, date, how many runs were trained at once, seconds of the turns that this
+      one had; where it diverged, if it did.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Record:
 
 
 def run_name(config: Any, *, training_only: bool = False) -> str:
-    """`NAME-HASH` of a configuration; with `training_only`, without what only the final measurement depends on.
+    """`NAME-HASH` of a configuration; with `training_only`, without its `measured`, which only measurements depend on.
 
     Only fields that differ from their defaults are hashed, so that a field added later, whose default is what was
     done before, leaves the names of earlier runs as they were.
@@ -88,30 +89,32 @@ def find_record(config: Any, figures: str | os.PathLike | None = None) -> Record
     return None
 
 
-SCALE = ("seed", "outer_iterations", "curve_points", "curve_tasks", "eval_tasks")
-"""The fields of a configuration that say at which scale an experiment is done, not which one it is."""
+SCALE = ("outer_iterations", "eval_tasks", "curve_points", "curve_tasks")
+"""The fields of a configuration that, beside the seed, say at which scale an experiment is done, not which one it is;
+those that count most first."""
 
 
 def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
     """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
 
-    Their configurations are `config` in all but `SCALE`; of runs of one length, those evaluated on the most tasks are
-    taken, one for each seed. Empty where nobody ran it.
+    Their configurations are `config` in all but `SCALE`, and alike in all but the seed: of runs of one length those
+    evaluated on the most tasks, of these those of the most seeds. Empty where nobody ran it.
     """
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     # A record made before a field was added has its default.
     defaults = json.loads(json.dumps({field.name: field.default for field in dataclasses.fields(config)}))
-    found: dict[tuple[int, int], dict[int, Record]] = {}
+    found: dict[tuple[int, ...], dict[int, Record]] = {}
     for folder in _record_folders(figures):
         for path in sorted(folder.glob("*.json")):
             record = Record(**json.loads(path.read_text()))
-            same = all((defaults | record.config)[name] == wanted[name] for name in wanted.keys() - set(SCALE))
-            if same and record.kind == type(config).__name__ and record.status == "finished":
-                size = (record.config["outer_iterations"], record.config["eval_tasks"])
-                found.setdefault(size, {}).setdefault(record.config["seed"], record)
+            whole = defaults | record.config
+            same = all(whole[name] == wanted[name] for name in wanted.keys() - {"seed", *SCALE})
+            if same and record.kind == type(config).__name__:
+                found.setdefault(tuple(whole[name] for name in SCALE), {}).setdefault(whole["seed"], record)
     if not found:
         return []
-    return [record for _, record in sorted(found[max(found)].items())]
+    largest = max(found, key=lambda size: (size[:2], len(found[size]), size))
+    return [record for _, record in sorted(found[largest].items())]
 
 
 def run(
@@ -152,13 +155,11 @@ def run(
             trainings = [Training(config, _state_path(config)) for config in _not_recorded(group, figures)]
             if trainings:
                 shared = replicated(shared, mesh_for(devices, len(devices)))
+                # Before training, as the checkout may be another when it ends.
+                made = {"data": origin, **environment(devices)}
                 outcome = make(trainings, shared, devices)
-                made = {
-                    "data": origin,
-                    **environment(devices),
-                    "runs_side_by_side": len(trainings),
-                    "compile_seconds": round(outcome["compile_seconds"], 1),
-                }
+                made |= {"runs_side_by_side": outcome["side_by_side"], "date": now()}
+                made["compile_seconds"] = round(outcome["compile_seconds"], 1)
                 for training, results in zip(trainings, outcome["results"], strict=True):
                     record = _record(training, results, made)
                     write_text(home / f"{record.name}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
@@ -229,13 +230,17 @@ def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
         "device": f"{len(devices)} × {devices[0].device_kind}",
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
         "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": now(),
     }
+
+
+def now() -> str:
+    """Date and time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def commit() -> str:
     """The checkout's commit, with `+` where files other than `figures/` differ from it; empty outside a checkout."""
-
     if shutil.which("git") is None:
         return ""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
-from .report import finished, mean_and_spread, percent
+from .report import mean_and_spread, percent
 from .store import Record
 from .sweeps import TABLE_5, TABLE_6
 
@@ -15,7 +15,7 @@ def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.
     """Table 1 ("mini-imagenet") or Table 2 ("omniglot"), every row: the paper's accuracy beside what is recorded.
 
     **Arguments:** the dataset, and records by the name of their training (`presets.TRAININGS`); one that is missing or
-    has none is a row that was not run.
+    has none is a row that was not run, and one of which all diverged says so.
 
     **Returns:** a row for each task and algorithm. "Here" is the mean over seeds and their standard deviation, as the
     paper has it; "over tasks" half the 95 % interval of that mean due to the finite number of evaluation tasks. The
@@ -39,34 +39,42 @@ def training_of(dataset: str, algorithm: str, shots: int, ways: int) -> str:
 
 
 def _measured(records, algorithm, shots):
-    """What each seed's evaluation found for an algorithm's row."""
+    """What each seed's evaluation found for an algorithm's row; nothing of those that diverged."""
     setting = "transductive" if "Transduction" in algorithm else "alone"
-    return [record.results[f"{shots}-shot"][setting] for record in finished(records)]
+    return [record.results[f"{shots}-shot"][setting] for record in records if record.status == "finished"]
 
 
 def _accuracy(records, algorithm, shots):
     """Mean over seeds in percent; NaN where there are none."""
-    return 100 * float(np.mean([cell["mean"] for cell in _measured(records, algorithm, shots)])) if records else np.nan
+    cells = _measured(records, algorithm, shots)
+    return 100 * float(np.mean([cell["mean"] for cell in cells])) if cells else np.nan
+
+
+_COLUMNS = ("Here", "Difference", "95 % over tasks", "Intervals meet", "Scale")
 
 
 def _cells(records, training, algorithm, shots, paper):
     """What was found, beside the paper's mean and ±."""
+    cells, nothing = _measured(records, algorithm, shots), dict.fromkeys(_COLUMNS, "")
     if not records:
-        nothing = dict.fromkeys(("Difference", "95 % over tasks", "Intervals meet"), "")
-        return {"Here": "not run", **nothing, "Scale": ""}
-    cells = _measured(records, algorithm, shots)
+        return nothing | {"Here": "not run"}
+    iterations, whole = records[0].config["outer_iterations"], TRAININGS[training]["outer_iterations"]
+    seeds = "1 seed" if len(records) == 1 else f"{len(records)} seeds"
+    lost = len(records) - len(cells)
+    diverged = f", of which {lost} diverged and left out" if lost else ""
+    scale = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {records[0].config['eval_tasks']:,} tasks"
+    if not cells:
+        return nothing | {"Here": "diverged", "Scale": scale}
     mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
     # Seeds are independent, so the interval of their mean shrinks with their number.
     interval = 100 * float(np.sqrt(np.square([cell["ci95"] for cell in cells]).sum())) / len(cells)
     ours = np.nanmax([spread, interval])
-    iterations, whole = records[0].config["outer_iterations"], TRAININGS[training]["outer_iterations"]
-    seeds = "1 seed" if len(cells) == 1 else f"{len(cells)} seeds"
     return {
         "Here": percent(mean, spread),
         "Difference": f"{mean - paper[0]:+.2f}",
         "95 % over tasks": f"± {interval:.2f}",
         "Intervals meet": "yes" if abs(mean - paper[0]) <= paper[1] + ours else "no",
-        "Scale": f"{iterations:,} of {whole:,} iterations, {seeds}, {cells[0]['tasks']:,} tasks",
+        "Scale": scale,
     }
 
 

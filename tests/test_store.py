@@ -270,6 +270,9 @@ def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
     del kept["config"]["schedule"]  # as if made before the field was there
     path.write_text(json.dumps(kept))
     assert [record.config["seed"] for record in rx.largest_records(few, home / "elsewhere")] == [0, 2]
+    kept["status"] = "diverged"
+    path.write_text(json.dumps(kept))
+    assert [record.status for record in rx.largest_records(few, home / "elsewhere")] == ["diverged", "finished"]
 
 
 def test_mini_imagenet_keeps_its_published_split():

@@ -121,6 +121,20 @@ def test_a_row_says_its_scale_and_whether_the_intervals_meet():
     assert set(table[table["Task"].str.contains("20-way")]["Here"]) == {"not run"}
 
 
+def test_seeds_that_diverged_are_counted_and_left_out():
+    name = "omniglot-5way-1shot-maml"
+    sound, lost = record(name), record(name, 1, status="diverged")
+
+    def cells(*records):
+        table = rx.tables.accuracy_table("omniglot", {name: records}).set_index(["Task", "Algorithm"])
+        return table.loc["1-shot 5-way", "MAML + Transduction"]
+
+    assert cells(sound, lost)["Here"] == "91.00 %"
+    assert "2 seeds, of which 1 diverged and left out" in cells(sound, lost)["Scale"]
+    assert cells(lost)["Here"] == "diverged" and cells(lost)["Difference"] == ""
+    assert rx.tables.claims({name: [lost], "omniglot-5way-reptile": [lost]}) == {}
+
+
 def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
     reptile, maml = record("omniglot-5way-reptile"), record("omniglot-5way-1shot-maml", accuracy=0.95)
     found = {"omniglot-5way-reptile": [reptile], "omniglot-5way-1shot-maml": [maml]}
