@@ -1,6 +1,7 @@
 """What records say: final accuracies, and whether a claim about them holds, does not, or cannot be told."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,31 @@ def accuracy_table(trainings: Mapping[str, Sequence[Record]], what: str) -> pd.D
     return pd.DataFrame(rows)
 
 
+Cells = Sequence[Mapping[str, Any]]
+
+
+def over_tasks(cells: Cells) -> tuple[float, float]:
+    """Accuracy in percent, mean over seeds, and half its 95 % interval over evaluation tasks.
+
+    `cells` are the seeds' own. Seeds are independent, so that the interval of their mean shrinks with their number.
+    """
+    interval = np.sqrt(np.square([cell["ci95"] for cell in cells]).sum()) / len(cells)
+    return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
+
+
+def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
+    """Whether the accuracy of some cells (`over_tasks`) is more than `by` percentage points above that of others.
+
+    `None` where that cannot be told: the difference is `by` within its 95 % interval over evaluation tasks, or there
+    are no cells. Both may have the same tasks, so that the interval is on the wide side.
+    """
+    if not better or not worse:
+        return None
+    (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
+    beyond = high - low - by
+    return None if abs(beyond) <= np.hypot(wide, narrow) else bool(beyond > 0)
+
+
 def above(
     better: Sequence[Record],
     worse: Sequence[Record],
@@ -38,19 +64,10 @@ def above(
 ) -> bool | None:
     """Whether trainings end more than `by` percentage points of accuracy above others (below, where it is negative).
 
-    `None` where that cannot be told: the difference of the means over seeds is `by` within its 95 % interval over
-    evaluation tasks, or all of either diverged. Seeds have the same tasks in both, so that the interval is on the wide
-    side.
+    `None` where that cannot be told (`exceeds`), also because all of either diverged.
     """
-    means, squares = [], []
-    for records in (better, worse):
-        cells = [record.results[shots][setting] for record in records if record.status == "finished"]
-        if not cells:
-            return None
-        means.append(100 * np.mean([cell["mean"] for cell in cells]))
-        squares.append(np.sum(np.square([100 * cell["ci95"] for cell in cells])) / len(cells) ** 2)
-    beyond = means[0] - means[1] - by
-    return None if abs(beyond) <= np.sqrt(sum(squares)) else bool(beyond > 0)
+    cells = ([r.results[shots][setting] for r in records if r.status == "finished"] for records in (better, worse))
+    return exceeds(*cells, by)
 
 
 def every(answers: Iterable[bool | None]) -> bool | None:

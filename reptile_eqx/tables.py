@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from .claims import exceeds, over_tasks, verdict
 from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
-from .report import mean_and_spread, percent
+from .report import mean_and_spread, percent, scale
 from .store import Record
 from .sweeps import TABLE_5, TABLE_6
 
@@ -44,12 +45,6 @@ def _measured(records, algorithm, shots):
     return [record.results[f"{shots}-shot"][setting] for record in records if record.status == "finished"]
 
 
-def _accuracy(records, algorithm, shots):
-    """Mean over seeds in percent; NaN where there are none."""
-    cells = _measured(records, algorithm, shots)
-    return 100 * float(np.mean([cell["mean"] for cell in cells])) if cells else np.nan
-
-
 _COLUMNS = ("Here", "Difference", "95 % over tasks", "Intervals meet", "Scale")
 
 
@@ -62,47 +57,55 @@ def _cells(records, training, algorithm, shots, paper):
     seeds = "1 seed" if len(records) == 1 else f"{len(records)} seeds"
     lost = len(records) - len(cells)
     diverged = f", of which {lost} diverged and left out" if lost else ""
-    scale = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {records[0].config['eval_tasks']:,} tasks"
+    said = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {records[0].config['eval_tasks']:,} tasks"
     if not cells:
-        return nothing | {"Here": "diverged", "Scale": scale}
+        return nothing | {"Here": "diverged", "Scale": said}
     mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
-    # Seeds are independent, so the interval of their mean shrinks with their number.
-    interval = 100 * float(np.sqrt(np.square([cell["ci95"] for cell in cells]).sum())) / len(cells)
+    _, interval = over_tasks(cells)
     ours = np.nanmax([spread, interval])
     return {
         "Here": percent(mean, spread),
         "Difference": f"{mean - paper[0]:+.2f}",
         "95 % over tasks": f"± {interval:.2f}",
         "Intervals meet": "yes" if abs(mean - paper[0]) <= paper[1] + ours else "no",
-        "Scale": scale,
+        "Scale": said,
     }
 
 
-def claims(records: Mapping[str, Sequence[Record]]) -> dict[str, bool]:
-    """What Section 6.1 says of Tables 1 and 2, and whether the records bear it out.
+def verdicts(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What Section 6.1 says of Tables 1 and 2, and whether the records bear it out: a line for each claim.
 
     A claim is left out where one of its cells was not run, and one that compares algorithms where one of the two was
     not trained for as long as in the paper.
     """
-    found = {}
-    for dataset, paper in (("omniglot", TABLE_2), ("mini-imagenet", TABLE_1)):
-        for shots, ways in next(iter(paper.values())):
-
-            def accuracy(algorithm, shots=shots, dataset=dataset, ways=ways):
-                training = training_of(dataset, algorithm, shots, ways)
-                return _accuracy(records.get(training, ()), algorithm, shots)
-
-            task = f"{dataset}, {ways}-way {shots}-shot"
-            pairs = {f"{task}: transduction helps Reptile": ("Reptile + Transduction", "Reptile")}
-            if all(_whole(records, training_of(dataset, a, shots, ways)) for a in ("Reptile", "MAML + Transduction")):
-                best, other = ("Reptile", "MAML") if dataset == "mini-imagenet" else ("MAML", "Reptile")
-                pairs[f"{task}: {best} is ahead of {other}"] = (f"{best} + Transduction", f"{other} + Transduction")
-            for claim, (better, worse) in pairs.items():
-                if not np.isnan(accuracy(better) - accuracy(worse)):
-                    found[claim] = accuracy(better) > accuracy(worse)
-            if shots == 5 and not np.isnan(accuracy("Reptile") - accuracy("Reptile", 1)):
-                found[f"{dataset}, {ways}-way: five shots beat one"] = accuracy("Reptile") > accuracy("Reptile", 1)
+    found = []
+    for dataset, ways, claim, *rows in _claims(records):
+        trainings = [training_of(dataset, *row, ways) for row in rows]
+        used = [records.get(training, ()) for training in trainings]
+        cells = [_measured(some, *row) for some, row in zip(used, rows, strict=True)]
+        if all(cells):
+            whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
+            note = "; ".join(filter(None, map(scale, used, whole)))
+            found.append(verdict(f"{used[0][0].config['dataset']}, {ways}-way{claim}", exceeds(*cells), note))
     return found
+
+
+def _claims(records):
+    """Dataset, ways, claim, and two rows, (algorithm, shots), the first of which should be above the second."""
+    for dataset, paper in (("omniglot", TABLE_2), ("mini-imagenet", TABLE_1)):
+        best, other = ("Reptile", "MAML") if dataset == "mini-imagenet" else ("MAML", "Reptile")
+        for shots, ways in next(iter(paper.values())):
+            transductive = [(f"{algorithm} + Transduction", shots) for algorithm in (best, other)]
+            helped = (
+                f" {shots}-shot: transduction helps Reptile",
+                ("Reptile + Transduction", shots),
+                ("Reptile", shots),
+            )
+            yield dataset, ways, *helped
+            if all(_whole(records, training_of(dataset, *row, ways)) for row in transductive):
+                yield dataset, ways, f" {shots}-shot: {best} is ahead of {other}", *transductive
+            if shots == 5:
+                yield dataset, ways, ": five shots beat one", ("Reptile", 5), ("Reptile", 1)
 
 
 def _whole(records, training):

@@ -132,22 +132,30 @@ def test_seeds_that_diverged_are_counted_and_left_out():
     assert cells(sound, lost)["Here"] == "91.00 %"
     assert "2 seeds, of which 1 diverged and left out" in cells(sound, lost)["Scale"]
     assert cells(lost)["Here"] == "diverged" and cells(lost)["Difference"] == ""
-    assert rx.tables.claims({name: [lost], "omniglot-5way-reptile": [lost]}) == {}
+    assert rx.tables.verdicts({name: [lost], "omniglot-5way-reptile": [lost]}) == []
 
 
 def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
     reptile, maml = record("omniglot-5way-reptile"), record("omniglot-5way-1shot-maml", accuracy=0.95)
     found = {"omniglot-5way-reptile": [reptile], "omniglot-5way-1shot-maml": [maml]}
-    claims = rx.tables.claims(found)
-    assert claims == {
-        "omniglot, 5-way 1-shot: transduction helps Reptile": True,
-        "omniglot, 5-way 1-shot: MAML is ahead of Reptile": True,
-        "omniglot, 5-way 5-shot: transduction helps Reptile": True,
-        "omniglot, 5-way: five shots beat one": False,
-    }
+    assert rx.tables.verdicts(found) == [
+        "holds: omniglot, 5-way 1-shot: transduction helps Reptile",
+        "holds: omniglot, 5-way 1-shot: MAML is ahead of Reptile",
+        "holds: omniglot, 5-way 5-shot: transduction helps Reptile",
+        "cannot be told at this scale: omniglot, 5-way: five shots beat one",
+    ]
     short = record("omniglot-5way-1shot-maml", outer_iterations=100)
-    assert not any("MAML" in claim for claim in rx.tables.claims(found | {"omniglot-5way-1shot-maml": [short]}))
-    assert rx.tables.claims({}) == {}
+    assert not any("MAML" in line for line in rx.tables.verdicts(found | {"omniglot-5way-1shot-maml": [short]}))
+    assert rx.tables.verdicts({}) == []
+
+
+def test_a_claim_about_stand_in_data_names_it_and_one_at_the_papers_scale_has_no_excuse():
+    glyphs = [record("omniglot-5way-reptile", dataset="glyphs")]
+    assert rx.tables.verdicts({"omniglot-5way-reptile": glyphs})[0].startswith("holds: glyphs, 5-way 1-shot")
+    seeds = [record("omniglot-5way-reptile", seed) for seed in range(3)]
+    for one in seeds:
+        one.results["1-shot"]["alone"] = one.results["1-shot"]["alone"] | {"mean": 0.99}
+    assert "does not hold: omniglot, 5-way: five shots beat one" in rx.tables.verdicts({"omniglot-5way-reptile": seeds})
 
 
 def test_latex_is_a_tabular_with_its_symbols_escaped():
