@@ -136,7 +136,7 @@ def _plan(notebooks: list[Path], given: dict[str, Any]) -> int:
     known = ("profile", "seeds", "outer_iterations", "eval_tasks", "train")
     chosen = plan.steps(**{name: value for name, value in given.items() if name in known})
     stems = [notebook.stem for notebook in notebooks]
-    left = plan.table([step for step in chosen if step.notebook in stems], given.get("devices"))
+    left = plan.table([step for step in chosen if step.notebook in stems], given.get("devices"), given.get("figures"))
     formats = ["", "", ",", ",", ",", ",.1f", ",.1f", ".2f"]
     print(tabulate(left, headers="keys", showindex=False, floatfmt=formats, intfmt=","))
     return 0

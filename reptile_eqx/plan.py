@@ -1,5 +1,6 @@
 """What a profile trains, in order of worth, and how long that takes on this machine: `reptile-eqx run --dry-run`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -59,8 +60,10 @@ def _leaves(runs: Any) -> Iterator[Any]:
             yield node
 
 
-def table(found: Sequence[Step], devices: int | None = None) -> pd.DataFrame:
+def table(found: Sequence[Step], devices: int | None = None, figures: str | os.PathLike | None = None) -> pd.DataFrame:
     """A row for each step: its runs, what is left of them, and the hours that takes here, with their sum.
+
+    `figures` is another folder where records may lie, as `store.run` has it.
 
     Speed is measured on one short training of each network that is still needed (`bench`), and scaled by the
     floating-point operations of training and evaluation. Runs that several steps have in common count for the first.
@@ -69,7 +72,8 @@ def table(found: Sequence[Step], devices: int | None = None) -> pd.DataFrame:
     for step in found:
         fresh = [config for config in dict.fromkeys(step.configs) if config not in seen]
         seen.update(fresh)
-        left.append([_Left(config) for config in fresh if iterations_left(config) is not None])
+        short = {config: iterations_left(config, figures) for config in fresh}
+        left.append([_Left(config, iterations) for config, iterations in short.items() if iterations is not None])
     speed = {name: bench.paper_speed(name, devices) for name in sorted({run.workload for some in left for run in some})}
     rows = [
         {
@@ -93,10 +97,10 @@ def table(found: Sequence[Step], devices: int | None = None) -> pd.DataFrame:
 class _Left:
     """What is left to do of a run: outer iterations, images (or points), floating-point operations."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, iterations: int):
         self.workload = _workload(config)
         layers = bench.workloads()[self.workload].layers
-        self.iterations = iterations_left(config)
+        self.iterations = iterations
         self.examples = self.iterations * flops.examples_per_iteration(config)
         training = self.iterations * flops.by_hand(config, layers) * (_MAML if config.algorithm == "maml" else 1)
         self.operations = training + flops.of_evaluation(config, layers)

@@ -7,7 +7,7 @@
 | `paper` | the paper's scale; its records are kept in `figures/runs/` |
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .experiments import FewShotClassification, SineAnalysis, SineRegression
@@ -133,7 +133,7 @@ def sine_runs(
     profile: str, algorithm: str, seeds: int | Sequence[int] | None = None, outer_iterations: int | None = None
 ) -> list[SineRegression]:
     """Section 4's trainings at a profile, one for each seed; `algorithm` as in `SineRegression`."""
-    settings = _scaled(_SINE, profile, outer_iterations)
+    settings = scaled(_SINE, profile, outer_iterations)
     if algorithm == "random":
         settings |= dict(outer_iterations=0, curve_points=0)
     settings = _SINE_ALGORITHMS.get(algorithm, {}) | settings
@@ -144,7 +144,7 @@ def analysis_runs(
     profile: str, algorithm: str, seeds: int | Sequence[int] | None = None, outer_iterations: int | None = None
 ) -> list[SineAnalysis]:
     """The same trainings, watched along the way for Section 5."""
-    settings = _SINE_ALGORITHMS.get(algorithm, {}) | _scaled(_SINE_ANALYSIS, profile, outer_iterations)
+    settings = _SINE_ALGORITHMS.get(algorithm, {}) | scaled(_SINE_ANALYSIS, profile, outer_iterations)
     return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
 
 
@@ -204,7 +204,7 @@ def classification_runs(
     `dataset="glyphs", train_classes=400`. Raises `ValueError` for a name that is not there.
     """
     trainings_of(profile, [name])
-    settings = TRAININGS[name] | _scaled(_CLASSIFICATION, profile, outer_iterations) | data
+    settings = TRAININGS[name] | scaled(_CLASSIFICATION, profile, outer_iterations) | data
     if eval_tasks is not None:
         settings["eval_tasks"] = eval_tasks
     return [FewShotClassification(seed=seed, **settings) for seed in seeds_of(profile, seeds)]
@@ -215,7 +215,10 @@ def _check(profile):
         raise ValueError(f"unknown profile {profile!r}; there are {', '.join(PROFILES)}")
 
 
-def _scaled(profiles, profile, outer_iterations):
+def scaled(
+    profiles: Mapping[str, Mapping[str, Any]], profile: str, outer_iterations: int | None = None
+) -> dict[str, Any]:
+    """A profile's settings, with `outer_iterations` overridden; raises `ValueError` for fewer than one."""
     _check(profile)
     settings = dict(profiles[profile])
     if outer_iterations is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .experiments import FewShotClassification
-from .presets import TABLE_3, _scaled, seeds_of
+from .presets import TABLE_3, scaled, seeds_of
 
 _GRADIENTS = dict(
     optimiser="sgd",
@@ -100,7 +100,6 @@ _SMOKE_SWEEPS = {"4a": (4,), "4b": (25,), "4c": (0.1, 10.0)}
 _SMOKE_ABLATIONS = {"inner_batch_size": (10,), "inner_iterations": (5,), "meta_batch_size": (5,), "adam_b1": (0.0,)}
 _ONE_SEED = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 _FIVE_SEEDS = {"smoke": (0,), "quick": (0, 1, 2, 3, 4), "paper": (0, 1, 2, 3, 4)}
-_TWO_SEEDS = {"smoke": (0,), "quick": (0, 1), "paper": (0, 1, 2)}
 
 
 def figure_3_runs(
@@ -114,7 +113,7 @@ def figure_3_runs(
     `seeds` and `outer_iterations` override the profile's; `data` says what stands in for Omniglot, such as
     `dataset="glyphs", train_classes=400`. `smoke` has the combinations of up to two gradients.
     """
-    settings = TABLE_5 | _scaled(_FIGURE_3, profile, outer_iterations) | data
+    settings = TABLE_5 | scaled(_FIGURE_3, profile, outer_iterations) | data
     return {
         label: [
             FewShotClassification(
@@ -146,7 +145,7 @@ def figure_4_runs(
     """
     swept, values = SWEEPS[panel]
     values = _SMOKE_SWEEPS[panel] if profile == "smoke" else values
-    settings = TABLE_6[panel] | _scaled(_FIGURE_4, profile, outer_iterations) | data
+    settings = TABLE_6[panel] | scaled(_FIGURE_4, profile, outer_iterations) | data
     runs = {}
     for line, own in LINES.items():
         if panel == "4c" and line != "FOMAML, shared tail, cycle":
@@ -172,7 +171,7 @@ def ablation_runs(
     if swept not in ABLATIONS:
         raise ValueError(f"nothing sweeps {swept!r}; there are {', '.join(ABLATIONS)}")
     values = _SMOKE_ABLATIONS.get(swept, ABLATIONS[swept]) if profile == "smoke" else ABLATIONS[swept]
-    settings = TABLE_3[5] | _scaled(_ABLATIONS, profile, outer_iterations) | data
+    settings = TABLE_3[5] | scaled(_ABLATIONS, profile, outer_iterations) | data
     return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
 
 
@@ -187,7 +186,7 @@ def order_runs(
     Five seeds and 10,000 outer iterations in `quick` as in `paper`, so that `quick` shows the records of `paper`. The
     arguments are `figure_3_runs`'s.
     """
-    settings = TABLE_3[5] | _scaled(_ORDERS, profile, outer_iterations) | data
+    settings = TABLE_3[5] | scaled(_ORDERS, profile, outer_iterations) | data
     return _by_value("order", ("exact", "parallel"), settings, seeds_of(profile, seeds, _FIVE_SEEDS))
 
 

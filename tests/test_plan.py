@@ -68,16 +68,16 @@ def test_what_is_done_or_begun_is_left_out(no_clock, home):
     done, begun, fresh = (
         rx.SineRegression(outer_iterations=n, curve_points=1, curve_tasks=2, eval_tasks=4) for n in (20, 500, 30)
     )
-    rx.run([done])
+    rx.run([done], publish=True, figures=home / "elsewhere")
     path = store._state_path(begun)
     path.parent.mkdir(parents=True)
     path.write_bytes(json.dumps({"iteration": 400}).encode() + b"\n")
-    assert [store.iterations_left(config) for config in (done, begun, fresh)] == [None, 100, 30]
-    rows = plan.table([plan.Step("1", "a", [done, begun]), plan.Step("1", "b", [begun, fresh])], devices=2)
+    assert [store.iterations_left(config, home / "elsewhere") for config in (done, begun, fresh)] == [None, 100, 30]
+    rows = plan.table([plan.Step("1", "a", [done, begun]), plan.Step("1", "b", [begun, fresh])], 2, home / "elsewhere")
     assert rows["To do"].tolist() == [1, 1, 2], "a run of two steps counts for the first"
     assert rows["Outer iterations"].tolist() == [100, 30, 130]
     assert no_clock == [("sine", 2)]
-    assert plan.table([plan.Step("1", "a", [done])])["TFLOP"].tolist() == [0, 0]
+    assert plan.table([plan.Step("1", "a", [done])], None, home / "elsewhere")["TFLOP"].tolist() == [0, 0]
     assert len(no_clock) == 1, "nothing to do needs no calibration"
 
 
