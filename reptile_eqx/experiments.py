@@ -2,7 +2,8 @@
 
 A configuration describes one seed. Those that differ only in `numbers` share one compiled program. `store.run`
 trains any class with the members these two have: `name`, `seed`, `outer_iterations`, `curve_points`, `numbers`,
-`measured`, `learner(shared)` and `measurements(shared, final)`.
+`measured` (the fields that matter to measurements alone, so that runs which differ in them share a training),
+`learner(shared)` and `measurements(shared, final)`.
 """
 
 import dataclasses

@@ -57,7 +57,7 @@ def test_smoke(name, tmp_path, monkeypatch):
     figures = Path(os.environ["REPTILE_HOME"]) / "figures"
     for stem in MADE[name]:
         kinds = {path.suffix for path in figures.glob(f"{stem}.*")}
-        assert kinds >= {".png", ".svg", ".json"} or kinds >= {".md", ".csv", ".json"}, stem
+        assert kinds >= {".png", ".svg", ".json"} or kinds >= {".md", ".csv", ".tex", ".json"}, stem
         how = json.loads((figures / f"{stem}.json").read_text())
         assert how["made"]["versions"]["jax"]
         assert all(run["made"]["versions"]["jax"] for run in how["runs"])

@@ -363,8 +363,8 @@ def _pixels(content: bytes, resample: str) -> _Decoded:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             size, mode = image.size, image.mode
-            # The last start of a scan, and no byte of the scan looks like one, is followed by the image's end. Pillow
-            # takes a file that lacks only that, and one cut anywhere where it was told to load truncated images.
+            # In a whole file the image's end follows the last start of a scan; nothing inside a scan looks like either.
+            # Pillow takes a file that lacks only its end, and, told to load truncated images, one cut anywhere.
             start, end = (b"IDAT", b"IEND") if image.format == "PNG" else (b"\xff\xda", b"\xff\xd9")
             whole = content.rfind(end) > content.rfind(start)
             if whole and size[0] * size[1] <= _MOST_PIXELS:
