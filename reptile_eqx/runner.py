@@ -65,7 +65,7 @@ class Training:
         if not first_process():
             return
         kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged")}
-        kept["measured"] = self._asked
+        kept["config"] = self._settings
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
         with partial.open("wb") as file:
@@ -76,17 +76,14 @@ class Training:
         partial.replace(self.path)
 
     def resume(self) -> bool:
-        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes.
-
-        A curve that was measured with other settings than this run's is left behind.
-        """
+        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes."""
         content = read_file(self.path)
         if content is None:
             return False
         file = io.BytesIO(content)
-        kept = json.loads(file.readline())
-        if kept.pop("measured", self._asked) != self._asked:
-            kept["curve"] = []
+        kept = self._header(file.readline())
+        if kept is None:
+            return False
         for name, value in kept.items():
             setattr(self, name, value)
         self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
@@ -97,18 +94,34 @@ class Training:
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
-            return json.loads(file.readline())["iteration"]
+            kept = self._header(file.readline())
+        return kept["iteration"] if kept else 0
 
     @property
-    def _asked(self) -> dict[str, Any]:
-        """What measurements depend on beside the training, as JSON keeps it; of tasks, more only add to fewer."""
-        asked = {name: getattr(self.config, name) for name in self.config.measured if name != "eval_tasks"}
-        return json.loads(json.dumps(asked))
+    def _settings(self) -> dict[str, Any]:
+        """The configuration as JSON keeps it."""
+        return json.loads(json.dumps(dataclasses.asdict(self.config)))
+
+    def _header(self, line: bytes) -> dict[str, Any] | None:
+        """A checkpoint's first line; `None` where it is of another training, made before a default was changed.
+
+        A curve that was measured otherwise than this run asks for is left behind.
+        """
+        kept, settings = json.loads(line), self._settings
+        differing = {name for name, value in kept.pop("config", {}).items() if settings.get(name) != value}
+        if differing - set(self.config.measured):
+            return None
+        if differing - {"eval_tasks"}:
+            kept["curve"] = []
+        return kept
 
     def _seen_path(self, measurement: Measurement) -> Path:
-        # The folder is the training's.
-        text = json.dumps([measurement.name, self._asked], sort_keys=True)
-        return self.path.with_name(f"seen-{hashlib.sha256(text.encode()).hexdigest()[:10]}.npz")
+        # Of these parameters and no others. Tasks are numbered, so that more of them only add to the same file.
+        asked = {name: self._settings[name] for name in self.config.measured if name != "eval_tasks"}
+        digest = hashlib.sha256(json.dumps([measurement.name, asked], sort_keys=True).encode())
+        for leaf in jax.tree.leaves(self.state):
+            digest.update(np.asarray(leaf).tobytes())
+        return self.path.with_name(f"seen-{digest.hexdigest()[:10]}.npz")
 
     def save_seen(self, measurement: Measurement, values: PyTree[np.ndarray]) -> None:
         """Keep what a final measurement has seen so far, with a leading axis of tasks."""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -254,6 +255,32 @@ def test_a_curve_measured_with_other_settings_is_not_taken_for_this_runs(monkeyp
     (other,) = rx.run([SineRegression(**(SINE | dict(eval_inner_iterations=3)))])
     assert more.curve == first.curve and len(first.curve) == 6
     assert other.curve == [] and len(other.results["loss"]["mean"]) == 4
+
+
+def test_a_checkpoint_from_before_a_default_was_changed_is_not_gone_on_from(home):
+    config = SineRegression(**SINE)
+    (record,) = rx.run([config])
+    (home / "data" / "runs" / f"{record.name}.json").unlink()
+    path = next((home / "data" / "runs").glob("*/state.eqx"))
+    header, state = path.read_bytes().split(b"\n", 1)
+    header = json.loads(header)
+    header["config"]["inner_iterations"] = 17
+    path.write_bytes(json.dumps(header).encode() + b"\n" + state)
+    assert store.iterations_left(config) == 60
+    with pytest.raises(FileNotFoundError):
+        rx.load_state(config)
+    assert rx.run([config])[0].curve == record.curve
+
+
+def test_what_was_seen_of_other_parameters_is_not_taken(home):
+    config = SineRegression(**SINE)
+    rx.run([config])
+    path = next((home / "data" / "runs").glob("*/state.eqx"))
+    training = runner.Training(config, path, eqx.filter(rx.load_state(config), eqx.is_array))
+    (measurement, _) = config.measurements(final=True)
+    assert len(training.load_seen(measurement)[0]) == 4
+    training.state = jax.tree.map(lambda leaf: leaf + 1, training.state)
+    assert training.load_seen(measurement) is None
 
 
 def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
