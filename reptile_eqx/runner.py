@@ -34,7 +34,8 @@ _SECONDS_BETWEEN_SAVED_TASKS = 20.0
 class Training:
     """A run under way: its state, as arrays on the host, and its learning curve so far.
 
-    `diverged` says where the loss or a parameter stopped being finite, and is empty while all are.
+    `diverged` says where the loss or a parameter stopped being finite, and is empty while all are. `commits` are those
+    that had a part in it, in order.
     """
 
     config: Any
@@ -44,6 +45,7 @@ class Training:
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
     diverged: str = ""
+    commits: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -64,7 +66,7 @@ class Training:
         """Write the checkpoint beside the old one, then put it in its place."""
         if not first_process():
             return
-        kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged")}
+        kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged", "commits")}
         kept["config"] = self._settings
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
@@ -84,8 +86,10 @@ class Training:
         kept = self._header(file.readline())
         if kept is None:
             return False
+        here = self.commits
         for name, value in kept.items():
             setattr(self, name, value)
+        self.commits += [commit for commit in here if commit not in self.commits]
         self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
         return True
 

@@ -42,8 +42,8 @@ class Record:
     - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
-    - `made`: data, device, versions, commit, date, how many runs were trained at once, seconds of the turns that this
-      one had; where it diverged, if it did.
+    - `made`: data, device, versions, the commits that had a part in it, date, how many runs were trained at once,
+      seconds of the turns that this one had; where it diverged, if it did.
     """
 
     name: str
@@ -152,11 +152,14 @@ def run(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 locks.enter_context(FileLock(path.with_suffix(".lock")))
             # Another process may have made some of them while this one waited for it.
-            trainings = [Training(config, _state_path(config)) for config in _not_recorded(group, figures)]
+            # The environment is asked for before training, as the checkout may be another when it ends.
+            made = {"data": origin, **environment(devices)}
+            trainings = [
+                Training(config, _state_path(config), commits=[made["commit"]])
+                for config in _not_recorded(group, figures)
+            ]
             if trainings:
                 shared = replicated(shared, mesh_for(devices, len(devices)))
-                # Before training, as the checkout may be another when it ends.
-                made = {"data": origin, **environment(devices)}
                 outcome = make(trainings, shared, devices)
                 made |= {"runs_side_by_side": outcome["side_by_side"], "date": now()}
                 made["compile_seconds"] = round(outcome["compile_seconds"], 1)
@@ -208,7 +211,7 @@ def _state_path(config: Any) -> Path:
 
 def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -> Record:
     config = training.config
-    made = {**made, "training_seconds": round(training.seconds, 1)}
+    made = {**made, "commit": ", ".join(training.commits), "training_seconds": round(training.seconds, 1)}
     if training.diverged:
         made["diverged"] = training.diverged
     return Record(

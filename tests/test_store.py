@@ -144,9 +144,12 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(runner.eqx, "tree_serialise_leaves", fails_the_third_time)
+        patch.setattr(store, "commit", lambda: "abc1234")
         with pytest.raises(OSError, match="disk full"):
             rx.run([config])
+    monkeypatch.setattr(store, "commit", lambda: "def5678")
     interrupted = rx.run([config])[0]
+    assert interrupted.made["commit"] == "abc1234, def5678"
     assert interrupted.status == "finished"
     assert interrupted.curve[0]["iteration"] == 10
 
