@@ -13,7 +13,7 @@ SETTINGS = {"alone": "non-transductive", "transductive": "transductive"}
 """How held-out images are classified (Section 6.1): a record's word for it, and the reader's."""
 
 
-def accuracy_table(trainings: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
+def final_accuracies(trainings: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
     """Final accuracy of several trainings, mean ± standard deviation over seeds, in every setting that they have.
 
     `trainings` maps a label to records of `FewShotClassification` runs, one a seed; `what` heads the labels' column.

@@ -1,5 +1,6 @@
 """The paper's figures, drawn from run records alone."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,13 @@ def _seeds(count: int) -> str:
     return f"shaded: range over {count} training seeds" if count > 1 else "one training seed"
 
 
+def _noted(title: str, note: str) -> str:
+    """A title with a note below it, in lines that fit a figure."""
+    return f"{title}\n{textwrap.fill(f'({note})', 80)}" if note else title
+
+
 def _title(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
+    axes.set_title(_noted(title, note), fontsize=10)
 
 
 def _without_diverged(records: Sequence[Record], label: str) -> tuple[list[Record], str]:
@@ -102,7 +108,7 @@ def figure_1(panels: Mapping[str, Record], note: str = "") -> Figure:
         _panel(axes, record, title)
     row[0].set_ylabel("f(x)")
     figure.legend(*row[-1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle("Figure 1: 32 gradient steps on 10 sampled points" + (f"\n({note})" if note else ""), fontsize=11)
+    figure.suptitle(_noted("Figure 1: 32 gradient steps on 10 sampled points", note), fontsize=11)
     return figure
 
 
@@ -156,7 +162,7 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     axes.legend(frameon=False)
     title = f"{records[0].config['ways']}-way, {tasks} tasks a point; {_seeds(len(records))}"
-    axes.set_title(title + (f"\n({note})" if note else ""), fontsize=10)
+    _title(axes, title, note)
     axes.grid(alpha=0.25)
     return figure
 
@@ -259,7 +265,7 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
     figure.legend(
         *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
     )
-    figure.suptitle("5-way Omniglot, around Table 3" + (f"\n({note})" if note else ""), fontsize=10)
+    figure.suptitle(_noted("5-way Omniglot, around Table 3", note), fontsize=10)
     return figure
 
 
@@ -277,7 +283,7 @@ def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", se
     figure.legend(
         *row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
     )
-    figure.suptitle("5-way Omniglot, around Table 3, unseen classes" + (f"\n({note})" if note else ""), fontsize=10)
+    figure.suptitle(_noted("5-way Omniglot, around Table 3, unseen classes", note), fontsize=10)
     return figure
 
 
@@ -359,7 +365,7 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
     )
     one = next(iter(methods.values()))
     title = f"Sine tasks, {one[0].config['curve_tasks']} unseen tasks a point; {_seeds(len(one))}"
-    figure.suptitle(title + (f"\n({note})" if note else ""), fontsize=10)
+    figure.suptitle(_noted(title, note), fontsize=10)
     return figure
 
 

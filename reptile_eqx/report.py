@@ -36,8 +36,9 @@ def finished(records: Sequence[Record]) -> list[Record]:
     return kept
 
 
-def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3) -> str:
-    """What a title must say where a result is not the paper's: stand-in data, fewer iterations or seeds, divergence.
+def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3, paper_tasks: int = 10_000) -> str:
+    """What a title must say where a result is not the paper's: stand-in data, fewer iterations, seeds or evaluation
+    tasks (of classification, for which the paper's number is known), divergence.
 
     Empty at the paper's scale.
     """
@@ -50,6 +51,9 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
     seeds = len({record.config["seed"] for record in records})
     if seeds < paper_seeds:
         said.append(f"{seeds} of the paper's {paper_seeds} seeds")
+    tasks = min((r.config["eval_tasks"] for r in records if r.kind == "FewShotClassification"), default=paper_tasks)
+    if tasks < paper_tasks:
+        said.append(f"{tasks:,} of {paper_tasks:,} evaluation tasks")
     diverged = sum(record.status == "diverged" for record in records)
     if diverged:
         said.append(f"{diverged} of {len(records)} trainings diverged and left out")

@@ -213,9 +213,10 @@ class Programs:
     def _see(self, trainings, index, measurement, seen, final, bar):
         """Every training's values for all of a measurement's tasks, given those `seen` before (`None`: none)."""
         on_cpu = jax.default_backend() == "cpu"
-        block = min(measurement.tasks, 25 if on_cpu else measurement.at_once)
-        # A GPU takes one block of every run at once; of all blocks, its memory would not hold the patches.
-        units = self._runs * -(-measurement.tasks // block) if on_cpu else self._runs
+        # Runs share a GPU, whose memory would not hold the patches of all their tasks at once.
+        devices = len(self._devices or jax.devices())
+        block = min(measurement.tasks, 25 if on_cpu else max(1, measurement.at_once * devices // self._runs))
+        units = self._runs * -(-measurement.tasks // block) if on_cpu else max(self._runs, devices)
         program = self._side_by_side(self._measured(index, final, block), units)
         # Along the curve and at the end one program measures what has one name.
         program = self._measure.setdefault((measurement.name, block, program.width), program)

@@ -90,16 +90,11 @@ _ABLATIONS = {
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
-_ORDERS = {
-    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
-    **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
-}
 # Every point that differs in a shape is compiled anew, so that the smallest profile has few of them.
 _SMOKE_COMBINATIONS = ("g1", "g2", "g1+g2", "½(g1+g2)")
 _SMOKE_SWEEPS = {"4a": (4,), "4b": (25,), "4c": (0.1, 10.0)}
 _SMOKE_ABLATIONS = {"inner_batch_size": (10,), "inner_iterations": (5,), "meta_batch_size": (5,), "adam_b1": (0.0,)}
 _ONE_SEED = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
-_FIVE_SEEDS = {"smoke": (0,), "quick": (0, 1, 2, 3, 4), "paper": (0, 1, 2, 3, 4)}
 
 
 def figure_3_runs(
@@ -173,21 +168,6 @@ def ablation_runs(
     values = _SMOKE_ABLATIONS.get(swept, ABLATIONS[swept]) if profile == "smoke" else ABLATIONS[swept]
     settings = TABLE_3[5] | scaled(_ABLATIONS, profile, outer_iterations) | data
     return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
-
-
-def order_runs(
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    **data: Any,
-) -> dict[str, list[FewShotClassification]]:
-    """Table 3's 5-way training with the tasks of a meta-batch one after another and side by side, by order.
-
-    Five seeds and 10,000 outer iterations in `quick` as in `paper`, so that `quick` shows the records of `paper`. The
-    arguments are `figure_3_runs`'s.
-    """
-    settings = TABLE_3[5] | scaled(_ORDERS, profile, outer_iterations) | data
-    return _by_value("order", ("exact", "parallel"), settings, seeds_of(profile, seeds, _FIVE_SEEDS))
 
 
 def _by_value(

@@ -135,7 +135,7 @@ def test_all_of_several_things():
 
 def test_a_table_of_accuracies_says_which_training_diverged():
     trainings = {"a": [record(0.9), record(0.8, seed=1)], "b": [record(0.5, status="diverged")]}
-    table = claims.accuracy_table(trainings, "Training").set_index("Training")
+    table = claims.final_accuracies(trainings, "Training").set_index("Training")
     assert table.loc["a", "5-shot, non-transductive"] == "85.00 ± 7.07 %"
     assert table.loc["b", "5-shot, transductive"] == "diverged"
 
