@@ -35,6 +35,8 @@ def steps(
         Step("1_sine_regression", f"Figure 1, {algorithm}", presets.sine_runs(profile, algorithm, *scale[1:]))
         for algorithm in ("random", "joint", "fomaml", "maml", "reptile")
     ]
+    settings = list(_leaves(presets.maml_setting_runs(profile, outer_iterations)))
+    found.append(Step("1_sine_regression", "MAML's setting", settings))
     found += [
         Step("2_analysis", f"Section 5, {algorithm}", presets.analysis_runs(profile, algorithm, *scale[1:]))
         for algorithm in ("joint", "fomaml", "maml", "reptile")

@@ -107,8 +107,7 @@ _SINE_ANALYSIS = {
 }
 _MAML = dict(training_points=10, inner_iterations=6, outer_optimiser="adam", outer_step_size=1e-3)
 # Joint training steps on all 50 points at once. MAML and FOMAML adapt to ten random points for five steps and are
-# judged by the 50; the best of eight settings for MAML (1 or 5 steps, 1 or 4 tasks, step size 0.01 or 0.02) but for
-# four tasks an iteration, which would see four times as many as Reptile.
+# judged by the 50 (`maml_setting_runs`).
 _SINE_ALGORITHMS = {"joint": dict(inner_batch_size=50, inner_iterations=1), "maml": _MAML, "fomaml": _MAML}
 _CLASSIFICATION = {
     "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4),
@@ -140,6 +139,25 @@ def sine_runs(
         settings |= dict(outer_iterations=0, curve_points=0)
     settings = _SINE_ALGORITHMS.get(algorithm, {}) | settings
     return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
+
+
+def maml_setting_runs(profile: str, outer_iterations: int | None = None) -> dict[str, list[SineRegression]]:
+    """MAML on sine waves with other inner steps, tasks an iteration and inner step sizes, by setting, with one seed.
+
+    `smoke` varies the step size alone, which takes no other program.
+    """
+    settings = _MAML | scaled(_SINE, profile, outer_iterations) | dict(curve_points=0)
+    shapes = ((5, 1),) if profile == "smoke" else ((1, 1), (1, 4), (5, 1), (5, 4))
+    return {
+        f"{steps} inner steps, {tasks} tasks, α = {alpha}": [
+            SineRegression(
+                **settings | dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha),
+                algorithm="maml",
+            )
+        ]
+        for steps, tasks in shapes
+        for alpha in (0.01, 0.02)
+    }
 
 
 def analysis_runs(

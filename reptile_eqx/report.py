@@ -145,6 +145,19 @@ def size_before_adaptation(records: Sequence[Record]) -> float:
     return float(np.mean([np.sqrt(np.mean(curve**2)) for curve in curves]))
 
 
+def losses_by_setting(tried: Mapping[str, Record]) -> pd.DataFrame:
+    """Eq. 8 before and after adaptation for each of several `SineRegression` runs, with its interval over tasks."""
+    rows = []
+    for setting, record in tried.items():
+        loss = record.results.get("loss") or {"mean": [np.nan] * 33, "ci95": [np.nan] * 33}
+        cells = {
+            f"loss after {n} steps": f"{loss['mean'][n]:.2f} ± {loss['ci95'][n]:.2f}"
+            for n in (0, 1, 8, len(loss["mean"]) - 1)
+        }
+        rows.append({"Setting": setting, **cells})
+    return pd.DataFrame(rows)
+
+
 def sine_summary(methods: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """Eq. 8 before and after adaptation for each method, mean ± standard deviation over seeds, and the size of f_φ."""
     rows = []

@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MADE = {
-    "1_sine_regression": ["figure-1-sine", "sine-loss-by-steps", "sine-initialisations", "sine-summary"],
+    "1_sine_regression": [
+        "figure-1-sine",
+        "sine-loss-by-steps",
+        "sine-initialisations",
+        "sine-summary",
+        "sine-maml-settings",
+    ],
     "2_analysis": [
         "analysis-expansion",
         "analysis-coefficients",

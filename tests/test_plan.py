@@ -24,7 +24,7 @@ def no_clock(monkeypatch):
 @pytest.mark.parametrize(
     ("notebook", "names"),
     [
-        ("1_sine_regression", ["sine_runs"]),
+        ("1_sine_regression", ["sine_runs", "maml_setting_runs"]),
         ("2_analysis", ["analysis_runs"]),
         ("3_classification", ["classification_runs"]),
         ("4_ablations", ["figure_3_runs", "figure_4_runs", "ablation_runs"]),
