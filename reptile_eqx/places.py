@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import pooch
-
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -22,7 +20,11 @@ def home() -> Path | None:
 
 def data_directory() -> Path:
     """Where downloads, caches and run states go: `data/` at home, or the user's cache for an installed wheel."""
-    return home() / "data" if home() else Path(pooch.os_cache("reptile-eqx"))
+    if home():
+        return home() / "data"
+    import pooch  # which warns in a notebook without ipywidgets, so only when it is needed
+
+    return Path(pooch.os_cache("reptile-eqx"))
 
 
 def figures_directory() -> Path:

@@ -26,7 +26,7 @@ def miniature(monkeypatch):
     def offline(url, *_, **__):
         raise requests.ConnectionError(f"no route to {url}")
 
-    monkeypatch.setattr(omniglot.pooch, "retrieve", offline)
+    monkeypatch.setattr("pooch.retrieve", offline)
 
 
 def png(image):

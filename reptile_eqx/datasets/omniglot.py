@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pooch
 import requests
 from jaxtyping import UInt8
 from PIL import Image
@@ -143,6 +142,8 @@ def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
     )
     if not allowed:
         raise Unavailable(f"{how}, or allow the download")
+    import pooch  # which warns in a notebook without ipywidgets, so only when it is needed
+
     for part, md5 in _PARTS.items():
         try:
             pooch.retrieve(f"{_URL}{part}.zip", f"md5:{md5}", fname=f"{part}.zip", path=folder, progressbar=True)
