@@ -149,7 +149,7 @@ def maml_setting_runs(profile: str, outer_iterations: int | None = None) -> dict
     settings = _MAML | scaled(_SINE, profile, outer_iterations) | dict(curve_points=0)
     shapes = ((5, 1),) if profile == "smoke" else ((1, 1), (1, 4), (5, 1), (5, 4))
     return {
-        f"{steps} inner steps, {tasks} tasks, α = {alpha}": [
+        f"{steps} inner step{'s' * (steps > 1)}, {tasks} task{'s' * (tasks > 1)}, α = {alpha}": [
             SineRegression(
                 **settings | dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha),
                 algorithm="maml",
