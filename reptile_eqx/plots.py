@@ -161,7 +161,8 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     axes.legend(frameon=False)
-    title = f"{records[0].config['ways']}-way, {tasks} tasks a point; {_seeds(len(records))}"
+    what = f"{records[0].config['dataset']}, {records[0].config['ways']}-way"
+    title = f"{what}, {tasks} tasks a point; {_seeds(len(records))}"
     _title(axes, title, note)
     axes.grid(alpha=0.25)
     return figure
