@@ -194,8 +194,10 @@ def test_impossible_tasks_are_errors(wrong, message):
 
 
 def test_the_largest_possible_tasks_are_not_errors():
-    tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=16, shots=3, queries=2, rotations=True)
-    tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=4, shots=5)
+    every_class = tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=16, shots=3, queries=2, rotations=True)
+    every_drawing = tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=4, shots=5)
+    assert jax.eval_shape(every_class, jax.random.key(0)).support[1].shape == (48,)
+    assert jax.eval_shape(every_drawing, jax.random.key(0)).support[1].shape == (20,)
 
 
 def test_training_and_evaluation_characters_are_apart_and_depend_on_the_seed_alone():
