@@ -42,17 +42,24 @@ def over_tasks(cells: Cells) -> tuple[float, float]:
     return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
 
 
+def difference(first: Cells, second: Cells) -> tuple[float, float]:
+    """How far the accuracy of some cells (`over_tasks`) is above that of others, and half its 95 % interval over tasks.
+
+    Both may have the same tasks, so that the interval is on the wide side.
+    """
+    (high, wide), (low, narrow) = over_tasks(first), over_tasks(second)
+    return high - low, float(np.hypot(wide, narrow))
+
+
 def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
     """Whether the accuracy of some cells (`over_tasks`) is more than `by` percentage points above that of others.
 
-    `None` where that cannot be told: the difference is `by` within its 95 % interval over evaluation tasks, or there
-    are no cells. Both may have the same tasks, so that the interval is on the wide side.
+    `None` where that cannot be told: their `difference` is `by` within its 95 % interval, or there are no cells.
     """
     if not better or not worse:
         return None
-    (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
-    beyond = high - low - by
-    return None if abs(beyond) <= np.hypot(wide, narrow) else bool(beyond > 0)
+    gained, interval = difference(better, worse)
+    return None if abs(gained - by) <= interval else bool(gained > by)
 
 
 def above(
@@ -66,8 +73,31 @@ def above(
 
     `None` where that cannot be told (`exceeds`), also because all of either diverged.
     """
-    cells = ([r.results[shots][setting] for r in records if r.status == "finished"] for records in (better, worse))
-    return exceeds(*cells, by)
+    return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
+
+
+def cells_of(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
+    """What each seed's final evaluation found; nothing of those that diverged."""
+    return [record.results[shots][setting] for record in records if record.status == "finished"]
+
+
+def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
+    """Points of accuracy that several trainings gain on a reference, ± half the 95 % interval over evaluation tasks.
+
+    `others` maps a label to records, one a seed; each is compared with the reference's records of the same seeds.
+    `what` heads the labels' column.
+    """
+    rows = []
+    for label, records in others.items():
+        seeds = {record.config["seed"] for record in records}
+        same = [record for record in reference if record.config["seed"] in seeds]
+        row = {what: label}
+        for shots in (f"{n}-shot" for n in records[0].config["eval_shots"]):
+            for setting, name in SETTINGS.items():
+                both = [cells_of(some, shots, setting) for some in (records, same)]
+                row[f"{shots}, {name}"] = "{:+.2f} ± {:.2f}".format(*difference(*both)) if all(both) else "diverged"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def every(answers: Iterable[bool | None]) -> bool | None:

@@ -39,8 +39,9 @@ def convolution(x: Images, kernel: Kernel, stride: int) -> Filtered:
     **Returns:** shape `(batch, ceil(height / stride), ceil(width / stride), filter)`.
     """
     if _as_matrix_product(x, stride):
-        patches = _patches(x, stride)
-        return patches @ kernel.reshape(patches.shape[-1], -1)
+        patches = _patches(_operand(x), stride)
+        return _product(patches, _operand(kernel).reshape(patches.shape[-1], -1))
+    x, kernel = _rounded(x), _rounded(kernel)
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -56,8 +57,8 @@ def input_gradient(dy: Filtered, kernel: Kernel, stride: int, size: tuple[int, i
 def kernel_gradient(x: Images, dy: Filtered, stride: int) -> Kernel:
     """The gradient of ⟨`convolution`(x, kernel, stride), dy⟩ with respect to the kernel."""
     if _as_matrix_product(x, stride):
-        return _patches_times(_patches(x, stride), dy).reshape(3, 3, x.shape[-1], -1)
-    return _image_by_image(x, dy)
+        return _patches_times(_patches(_operand(x), stride), _operand(dy)).reshape(3, 3, x.shape[-1], -1)
+    return _image_by_image(_operand(x), _operand(dy))
 
 
 def _as_matrix_product(x, stride):
@@ -83,6 +84,33 @@ kernel_gradient.defvjp(
         convolution(saved[0], kernel, stride),
     ),
 )
+
+
+_MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
+
+
+def _operand(x):
+    """What a product reads of `x` at the precision that JAX is set to (`jax.default_matmul_precision`).
+
+    A GPU's products see to it themselves, which JAX has not taught a CPU's: here their operands are rounded, and the
+    products summed in float32, as a GPU does both. A CPU with units for bfloat16 is then quicker, too.
+    """
+    narrow = jax.config.jax_default_matmul_precision == "bfloat16" and _rounds(x)
+    return x.astype(jnp.bfloat16) if narrow else _rounded(x)
+
+
+def _rounded(x):
+    """`_operand` in the dtype of `x`."""
+    return lax.reduce_precision(x, 8, _MANTISSA_BITS[jax.config.jax_default_matmul_precision]) if _rounds(x) else x
+
+
+def _rounds(x):
+    wanted = jax.config.jax_default_matmul_precision in _MANTISSA_BITS
+    return wanted and x.dtype == jnp.float32 and jax.default_backend() == "cpu"
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _same_padding(size: int, stride: int) -> tuple[int, int]:
@@ -114,8 +142,8 @@ def _patches_times(patches, dy):
     patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # Without the barriers XLA folds the transposes back into one product of the slow orientation.
     if patches.shape[1] < dy.shape[1] or 2 * patches.shape[0] < patches.shape[1]:
-        return lax.optimization_barrier(patches.T) @ dy
-    return lax.optimization_barrier(lax.optimization_barrier(dy.T) @ patches).T
+        return _product(lax.optimization_barrier(patches.T), dy)
+    return lax.optimization_barrier(_product(lax.optimization_barrier(dy.T), patches)).T
 
 
 def _image_by_image(x, dy):
@@ -131,9 +159,10 @@ def _image_by_image(x, dy):
         x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
         x = jnp.concatenate([x[:, j : j + width] for j in range(3)], -1).reshape(-1, 3 * channels)
         dy = lax.optimization_barrier(dy.reshape(pixels, filters).T)
-        return total + jnp.stack([dy @ x[i * width : i * width + pixels] for i in range(3)]), None
+        return total + jnp.stack([_product(dy, x[i * width : i * width + pixels]) for i in range(3)]), None
 
-    total, _ = lax.scan(add, jnp.zeros((3, filters, 3 * channels), x.dtype), (x, dy))
+    total = jnp.zeros((3, filters, 3 * channels), jnp.promote_types(x.dtype, jnp.float32))
+    total, _ = lax.scan(add, total, (x, dy))
     return total.reshape(3, filters, 3, channels).transpose(0, 2, 3, 1)
 
 
@@ -141,7 +170,8 @@ def _scattered(dy, kernel, size):
     """dy · Wᵀ, the patches' gradients, added back to the pixels they were taken from, one axis at a time."""
     batch, rows, columns, filters = dy.shape
     channels = kernel.shape[2]
-    taps = (dy @ kernel.reshape(-1, filters).T).reshape(batch, rows, columns, 3, 3, channels)
+    taps = _product(_operand(dy), _operand(kernel).reshape(-1, filters).T)
+    taps = taps.reshape(batch, rows, columns, 3, 3, channels)
     # Without the barrier XLA folds the interleaving below into nine strided sums per pixel.
     taps = lax.optimization_barrier(taps)
     taps = _interleave(taps, axis=1, tap_axis=3, size=size[0])

@@ -59,6 +59,7 @@ def mean_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
     return sum_cross_entropy(model, batch) / count_examples(batch)
 
 
+_PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 _LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
 
 
@@ -243,6 +244,8 @@ class FewShotClassification:
     `optimiser` is "adam" (β₁ = `adam_b1`, rolling state unless `reset_optimiser`) or "sgd", `loss` "sum" or "mean".
     `order` is "exact", the tasks of a meta-batch one after another as the authors have them, or "parallel", side by
     side with the optimiser's states merged (`training.Learner`).
+    `precision` is that of the convolutions' products, on a GPU of all: "float32", or "tensorfloat32" or "bfloat16",
+    which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is "tensorfloat32".
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
     """
 
@@ -270,6 +273,7 @@ class FewShotClassification:
     outer_iterations: int = 100_000
     meta_batch_size: int = 5
     order: str = "exact"
+    precision: str = "float32"
     seed: Seed = 0
     curve_points: int = 20
     curve_tasks: int = 100
@@ -288,6 +292,7 @@ class FewShotClassification:
                  f"1 or more, or that for each of the {len(self.eval_shots)} `eval_shots`")  # fmt: skip
         _require("optimiser", self.optimiser, self.optimiser in ("adam", "sgd"), "adam or sgd")
         _require("order", self.order, self.order in ("exact", "parallel"), "exact or parallel")
+        _require("precision", self.precision, self.precision in _PRECISIONS, " or ".join(_PRECISIONS))
         _require("loss", self.loss, self.loss in _LOSSES, " or ".join(_LOSSES))
         _require("tail", self.tail, 0 <= self.tail < self.training_shots,
                  f"fewer than the {self.training_shots} training shots it is taken from")  # fmt: skip

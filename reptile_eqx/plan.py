@@ -51,6 +51,9 @@ def steps(
     for swept in sweeps.ABLATIONS:
         configs = list(_leaves(sweeps.ablation_runs(swept, *scale)))
         found.append(Step("4_ablations", f"Table 3, varied: {swept}", configs))
+    for swept in sweeps.IMPLEMENTATION:
+        configs = list(_leaves(sweeps.implementation_runs(swept, *scale)))
+        found.append(Step("4_ablations", f"Table 3, computed otherwise: {swept}", configs))
     return found
 
 

@@ -153,6 +153,8 @@ class Programs:
         """`example` is their `same_program`, `runs` how many there are; see `store.run` for the rest."""
         self._example, self._shared, self._devices = example, shared, devices
         self._runs = runs
+        # JAX's own default would be less than float32 on a GPU.
+        self._precision = getattr(example, "precision", "float32")
         learner = example.learner(shared)
         self.start = self._side_by_side(self._start, runs)
         self.train = self._side_by_side(self._train, runs, 1 if learner.merge is None else learner.meta_batch_size)
@@ -181,7 +183,8 @@ class Programs:
 
     def _train(self, shared, unit, iterations):
         state = eqx.combine(unit["state"], self._still)
-        state, loss = train(self._configured(unit).learner(shared), state, iterations, "task")
+        with jax.default_matmul_precision(self._precision):
+            state, loss = train(self._configured(unit).learner(shared), state, iterations, "task")
         return eqx.filter(state, eqx.is_array), loss
 
     def measure(self, trainings: Sequence[Training], *, final: bool, bar: tqdm | None = None) -> list[dict[str, Any]]:
@@ -248,7 +251,8 @@ class Programs:
             key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(config.seed), unit["tasks"]), index)
             keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(unit["first"] + jnp.arange(block))
             together = {} if jax.default_backend() == "cpu" else {"batch_size": block}
-            return jax.lax.map(lambda k: measure(state, k), keys, **together)
+            with jax.default_matmul_precision(self._precision):
+                return jax.lax.map(lambda k: measure(state, k), keys, **together)
 
         return program
 

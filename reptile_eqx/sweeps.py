@@ -71,6 +71,13 @@ ABLATIONS = {
 (Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
 training instead, fine-tuned like the others (Section 7)."""
 
+IMPLEMENTATION = {
+    "order": ("exact", "parallel"),
+    "precision": ("float32", "tensorfloat32", "bfloat16"),
+}
+"""How the same training may be computed otherwise for speed: the order of a meta-batch's tasks, the precision of
+matrix products."""
+
 # Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
 _ALONG = {"joint": dict(inner_iterations=1, inner_batch_size=50)}
 
@@ -90,10 +97,19 @@ _ABLATIONS = {
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
+# `quick` shows the records of `paper`, as what is to be seen here is small.
+_IMPLEMENTATION = {
+    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
+    **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
+}
 # Every point that differs in a shape is compiled anew, so that the smallest profile has few of them.
 _SMOKE_COMBINATIONS = ("g1", "g2", "g1+g2", "½(g1+g2)")
 _SMOKE_SWEEPS = {"4a": (4,), "4b": (25,), "4c": (0.1, 10.0)}
 _SMOKE_ABLATIONS = {"inner_batch_size": (10,), "inner_iterations": (5,), "meta_batch_size": (5,), "adam_b1": (0.0,)}
+_SEVERAL_SEEDS = {
+    swept: {"smoke": (0,), "quick": tuple(range(count)), "paper": tuple(range(count))}
+    for swept, count in (("order", 5), ("precision", 3))
+}
 _ONE_SEED = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 
 
@@ -168,6 +184,25 @@ def ablation_runs(
     values = _SMOKE_ABLATIONS.get(swept, ABLATIONS[swept]) if profile == "smoke" else ABLATIONS[swept]
     settings = TABLE_3[5] | scaled(_ABLATIONS, profile, outer_iterations) | data
     return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
+
+
+def implementation_runs(
+    swept: str,
+    profile: str,
+    seeds: int | Sequence[int] | None = None,
+    outer_iterations: int | None = None,
+    **data: Any,
+) -> dict[str, list[FewShotClassification]]:
+    """Table 3's 5-way training with one of `IMPLEMENTATION` varied, by its value, for a tenth of its length: five seeds
+    for the order, three for the precision.
+
+    The first value is what all other runs have. The other arguments are `figure_3_runs`'s. Raises `ValueError` for
+    something that is not swept.
+    """
+    if swept not in IMPLEMENTATION:
+        raise ValueError(f"nothing sweeps {swept!r}; there are {', '.join(IMPLEMENTATION)}")
+    settings = TABLE_3[5] | scaled(_IMPLEMENTATION, profile, outer_iterations) | data
+    return _by_value(swept, IMPLEMENTATION[swept], settings, seeds_of(profile, seeds, _SEVERAL_SEEDS[swept]))
 
 
 def _by_value(

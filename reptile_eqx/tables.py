@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .claims import exceeds, over_tasks, verdict
+from .claims import cells_of, exceeds, over_tasks, verdict
 from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
 from .report import mean_and_spread, percent, scale
 from .store import Record
@@ -42,7 +42,7 @@ def training_of(dataset: str, algorithm: str, shots: int, ways: int) -> str:
 def _measured(records, algorithm, shots):
     """What each seed's evaluation found for an algorithm's row; nothing of those that diverged."""
     setting = "transductive" if "Transduction" in algorithm else "alone"
-    return [record.results[f"{shots}-shot"][setting] for record in records if record.status == "finished"]
+    return cells_of(records, f"{shots}-shot", setting)
 
 
 _COLUMNS = ("Here", "Difference", "95 % over tasks", "Intervals meet", "Scale")

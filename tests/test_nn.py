@@ -126,6 +126,29 @@ def test_both_forms_of_the_convolution_have_the_same_third_derivatives(on, monke
             np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
+def rounded(x, bits):
+    """float32 numbers rounded to so many bits of mantissa, half to even, in float64."""
+    dropped = 23 - bits
+    whole = np.asarray(x).view(np.uint32)
+    whole = whole + np.uint32(2 ** (dropped - 1) - 1) + (whole >> dropped & 1)
+    return jnp.asarray((whole >> dropped << dropped).view(np.float32), jnp.float64)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 23), ("tensorfloat32", 10), ("bfloat16", 7)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_at_lower_precision_each_product_rounds_its_operands_and_nothing_else(precision, bits, stride):
+    x, kernel, dy = normal(0, 2, 5, 6, 9), normal(1, 3, 3, 9, 8), normal(2, 2, -(-5 // stride), 6 // stride, 8)
+    with jax.default_matmul_precision(precision):
+        ours = jit(
+            lambda *a: (convolution(*a[:2], stride), *jax.vjp(lambda x, k: convolution(x, k, stride), *a[:2])[1](a[2]))
+        )(x, kernel, dy)
+    with jax.enable_x64(True):
+        exact = [rounded(a, bits) if bits < 23 else jnp.asarray(a, jnp.float64) for a in (x, kernel, dy)]
+        y, gradients = jax.vjp(lambda x, k: plain_convolution(x, k, stride), *exact[:2])
+        for mine, theirs in zip(ours, (y, *gradients(exact[2])), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_norm_is_the_plain_one_with_its_derivatives():
     """Also where a channel is constant, which only ε keeps from a division by zero."""
     with jax.enable_x64(True):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ import pytest
 
 import reptile_eqx as rx
 from reptile_eqx import runner, store
-from reptile_eqx.experiments import FewShotClassification, SineRegression
+from reptile_eqx.experiments import FewShotClassification, SineRegression, same_program
 
 SINE = dict(outer_iterations=60, curve_points=6, curve_tasks=2, eval_tasks=4)
 FEW_SHOT = dict(
@@ -209,11 +210,27 @@ def test_the_state_of_a_run_not_made_here_is_an_error():
         (dict(inner_iterations=0), "`inner_iterations` is 0; expected 1 or more"),
         (dict(eval_tasks=1), "`eval_tasks` is 1"),
         (dict(order="random"), "`order` is 'random'; expected exact or parallel"),
+        (dict(precision="half"), "`precision` is 'half'; expected float32 or tensorfloat32 or bfloat16"),
     ],
 )
 def test_impossible_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         FewShotClassification(**setting)
+
+
+def test_a_runs_precision_is_that_of_its_programs():
+    """In training and in evaluation, whatever JAX is set to outside."""
+    for precision, narrow in (("float32", False), ("bfloat16", True)):
+        config = FewShotClassification(**FEW_SHOT, precision=precision)
+        programs = runner.Programs(same_program(config), noise_images(), 1, jax.devices()[:1])
+        training = runner.Training(config, Path())
+        (training.state,) = programs.start([programs.unit(training)])
+        train = jax.make_jaxpr(programs._train)(noise_images(), programs.unit(training), 1)
+        assert ("bf16" in str(train)) == narrow
+        unit = {**programs.unit(training), "tasks": np.uint32(2), "first": np.int32(0)}
+        with jax.default_matmul_precision("tensorfloat32" if narrow else "bfloat16"):
+            measured = jax.make_jaxpr(programs._measured(0, True, 1))(noise_images(), unit)
+        assert ("bf16" in str(measured)) == narrow
 
 
 def test_more_ways_or_shots_than_there_are_is_an_error():
