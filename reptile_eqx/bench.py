@@ -180,7 +180,7 @@ class _Bench:
         return self._states[ways]
 
     def measure(self, point: Point, seconds: float) -> dict[str, Any]:
-        """Rates of a point, from calls that take about `seconds` each."""
+        """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
         configs = [dataclasses.replace(config, **point.changes) for config in self.workload.configs(point.seeds)]
         devices = self.devices[: point.devices]
         programs = self._program(configs[0], point.seeds, devices)
@@ -195,7 +195,9 @@ class _Bench:
             products = matrix_products(devices[:used])
             self._products[used] = products, _repetitions(products, _PEAK_TURN)
         products, times = self._products[used]
-        iterations, taken, product_taken = _repetitions(turn, seconds), [], []
+        # Training's own calls take seconds; with short ones the time between them would count.
+        turns = -(-len(units) // programs.train.width)
+        iterations, taken, product_taken = _repetitions(turn, turns * seconds), [], []
         # By turns, so that whatever disturbs one of them disturbs the other.
         for _ in range(self.repeats):
             product_taken.append(_timed(products, times))

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import time
 import warnings
@@ -267,7 +268,7 @@ def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.De
     total, done = sum(t.config.outer_iterations for t in trainings), sum(t.iteration for t in trainings)
     shown = dict(unit="it", desc=_title(trainings), smoothing=0.05, disable=not first_process())
     with tqdm(total=total, initial=done, **shown) as bar:
-        chunk = 1
+        chunk, unsaved, saved = 1, {}, -math.inf
         while pending := [t for t in trainings if not t.done]:
             # Those furthest behind go first: with more runs than devices they take turns, and no device idles.
             turn = sorted(pending, key=lambda t: t.iteration)[: programs.train.width]
@@ -279,8 +280,12 @@ def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.De
                 for training, result in zip(at_stop, programs.measure(at_stop, final=False, bar=bar), strict=True):
                     training.curve.append({"iteration": training.iteration, **result})
                 bar.set_postfix_str(_headline(at_stop[0].curve[-1]))
-            for training in turn:
-                training.save()
+            unsaved |= {id(training): training for training in turn}
+            # A run of a few seconds has many stops; writing at each of them would take as long as the training.
+            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS / 2 or all(t.done for t in trainings):
+                for training in unsaved.values():
+                    training.save()
+                unsaved, saved = {}, time.monotonic()
         finished = [t for t in trainings if not t.diverged]
         measured = iter(programs.measure(finished, final=True, bar=bar) if finished else ())
     results = [{} if t.diverged else next(measured) for t in trainings]

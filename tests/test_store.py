@@ -145,6 +145,7 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(runner.eqx, "tree_serialise_leaves", fails_the_third_time)
+        patch.setattr(runner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         patch.setattr(store, "commit", lambda: "abc1234")
         with pytest.raises(OSError, match="disk full"):
             rx.run([config])
