@@ -92,21 +92,19 @@ _MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
 def _operand(x):
     """What a product reads of `x` at the precision that JAX is set to (`jax.default_matmul_precision`).
 
-    A GPU's products see to it themselves, which JAX has not taught a CPU's: here their operands are rounded, and the
-    products summed in float32, as a GPU does both. A CPU with units for bfloat16 is then quicker, too.
+    To JAX "bfloat16" only allows it, and float32 operands then stay so on a CPU, and TF32 on a GPU; here they are cast.
+    A CPU has no TF32, so that its operands are rounded. Both sum in float32.
     """
-    narrow = jax.config.jax_default_matmul_precision == "bfloat16" and _rounds(x)
+    narrow = jax.config.jax_default_matmul_precision == "bfloat16" and x.dtype == jnp.float32
     return x.astype(jnp.bfloat16) if narrow else _rounded(x)
 
 
 def _rounded(x):
-    """`_operand` in the dtype of `x`."""
-    return lax.reduce_precision(x, 8, _MANTISSA_BITS[jax.config.jax_default_matmul_precision]) if _rounds(x) else x
-
-
-def _rounds(x):
-    wanted = jax.config.jax_default_matmul_precision in _MANTISSA_BITS
-    return wanted and x.dtype == jnp.float32 and jax.default_backend() == "cpu"
+    """`_operand` in the dtype of `x`, for a CPU's own convolution."""
+    bits = _MANTISSA_BITS.get(jax.config.jax_default_matmul_precision)
+    if bits is None or x.dtype != jnp.float32 or jax.default_backend() != "cpu":
+        return x
+    return lax.reduce_precision(x, 8, bits)
 
 
 def _product(a, b):

@@ -136,7 +136,11 @@ def rounded(x, bits):
 
 @pytest.mark.parametrize(("precision", "bits"), [("float32", 23), ("tensorfloat32", 10), ("bfloat16", 7)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_at_lower_precision_each_product_rounds_its_operands_and_nothing_else(precision, bits, stride):
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
+def test_at_lower_precision_each_product_rounds_its_operands_and_nothing_else(precision, bits, stride, on, monkeypatch):
+    if (on, precision) == ("gpu", "tensorfloat32"):
+        pytest.skip("a GPU's own")
+    monkeypatch.setattr(jax, "default_backend", lambda: on)
     x, kernel, dy = normal(0, 2, 5, 6, 9), normal(1, 3, 3, 9, 8), normal(2, 2, -(-5 // stride), 6 // stride, 8)
     with jax.default_matmul_precision(precision):
         ours = jit(

@@ -88,7 +88,7 @@ def test_quick_shows_published_records_where_it_trains_nothing():
 
 
 def test_what_is_not_swept_is_an_error():
-    with pytest.raises(ValueError, match="nothing sweeps 'ways'; there are order, precision"):
+    with pytest.raises(ValueError, match="nothing sweeps 'ways'; there are order"):
         sweeps.implementation_runs("ways", "quick")
     with pytest.raises(ValueError, match="nothing sweeps 'ways'; there are learning_rate"):
         sweeps.ablation_runs("ways", "quick")
