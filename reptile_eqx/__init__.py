@@ -30,6 +30,9 @@ from .meta import gradient_combination as gradient_combination
 from .meta import joint_training as joint_training
 from .meta import maml as maml
 from .meta import reptile as reptile
+from .pretrained import Pretrained as Pretrained
+from .pretrained import load_pretrained as load_pretrained
+from .pretrained import save_pretrained as save_pretrained
 from .store import Record as Record
 from .store import find_record as find_record
 from .store import largest_records as largest_records

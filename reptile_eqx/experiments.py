@@ -60,7 +60,8 @@ def mean_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
 
 
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
-_LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
+LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
+"""What `loss` names."""
 
 
 def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformation) -> MetaGradient:
@@ -293,7 +294,7 @@ class FewShotClassification:
         _require("optimiser", self.optimiser, self.optimiser in ("adam", "sgd"), "adam or sgd")
         _require("order", self.order, self.order in ("exact", "parallel"), "exact or parallel")
         _require("precision", self.precision, self.precision in _PRECISIONS, " or ".join(_PRECISIONS))
-        _require("loss", self.loss, self.loss in _LOSSES, " or ".join(_LOSSES))
+        _require("loss", self.loss, self.loss in LOSSES, " or ".join(LOSSES))
         _require("tail", self.tail, 0 <= self.tail < self.training_shots,
                  f"fewer than the {self.training_shots} training shots it is taken from")  # fmt: skip
         if self.algorithm in ("reptile", "joint"):
@@ -307,7 +308,8 @@ class FewShotClassification:
         """What the run is called in the store."""
         return f"{self.dataset}-{self.ways}way-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
-    def _optimiser(self) -> optax.GradientTransformation:
+    def optimiser_inside(self) -> optax.GradientTransformation:
+        """The inner loop's optimiser."""
         if self.optimiser == "sgd":
             return optax.sgd(self.learning_rate)
         return reference_adam(self.learning_rate, b1=self.adam_b1)
@@ -318,7 +320,8 @@ class FewShotClassification:
         size = self.eval_inner_batch_size
         return size if isinstance(size, tuple) else (size,) * len(self.eval_shots)
 
-    def _network(self, key: PRNGKeyArray) -> OmniglotNetwork | MiniImageNetNetwork:
+    def network(self, key: PRNGKeyArray) -> OmniglotNetwork | MiniImageNetNetwork:
+        """A fresh network for the dataset's images."""
         network = MiniImageNetNetwork if self.dataset == "mini-imagenet" else OmniglotNetwork
         return network(self.ways, key=key)
 
@@ -331,10 +334,10 @@ class FewShotClassification:
 
     def learner(self, shared: ImagesByClass) -> Learner:
         """The training that this configuration describes, on images by class."""
-        gradient = _gradient(self, _LOSSES[self.loss], self._optimiser())
+        gradient = _gradient(self, LOSSES[self.loss], self.optimiser_inside())
         merge = merge_adam(b2=0.999, b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(
-            self._network,
+            self.network,
             self._tasks(shared, training=True, shots=self.training_shots - self.tail, queries=self.tail),
             resetting(gradient) if self.reset_optimiser else gradient,
             _outer(self),
@@ -351,8 +354,8 @@ class FewShotClassification:
             def accuracy(state, key):
                 task_key, batch_key = jax.random.split(key)
                 return few_shot_accuracy(
-                    _LOSSES[self.loss],
-                    self._optimiser(),
+                    LOSSES[self.loss],
+                    self.optimiser_inside(),
                     state.model,
                     state.inner,
                     tasks(task_key),

@@ -41,13 +41,15 @@ def test_ci_runs_the_two_commands_of_the_readme():
     assert 'bash -c "$figures' in ci and 'bash -c "$tests"' in ci
 
 
-def test_the_example_of_the_readme_runs_and_is_short():
-    (example,) = blocks("python")
+def test_the_examples_of_the_readme_run_and_are_short():
+    example, pretrained = blocks("python")
     assert len([line for line in example.splitlines() if line.strip()]) < 20
     namespace = {}
     exec(example.replace("2000", "20"), namespace)
     assert namespace["state"].iteration == 20
     assert namespace["adapted"].layers[0].weight.shape == (32, 1)
+    exec(pretrained, namespace)
+    assert namespace["classifier"](namespace["images"]).argmax(-1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_importing_the_package_does_not_start_jax():

@@ -1,0 +1,106 @@
+"""Trained initialisations that come with the package: `load_pretrained("omniglot-5way")`."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from .experiments import LOSSES, FewShotClassification
+from .inner import Loss, start_optimiser
+from .store import Record
+
+FOLDER = Path(__file__).parent / "initialisations"
+LARGEST = 1_000_000
+"""Bytes that a published file may have."""
+
+
+class Pretrained(NamedTuple):
+    """A trained initialisation φ and what adaptation from it needs (`few_shot_accuracy`, `adapt`).
+
+    - `model`: the network, in float32.
+    - `inner`: the inner optimiser's rolled state at the end of training, which evaluation starts from.
+    - `loss`, `optimiser`: the inner loop's.
+    - `config`: the configuration it was trained by.
+    - `record`: the name of the run's record in `figures/runs/`.
+    - `results`: the accuracies of that record.
+    """
+
+    model: PyTree
+    inner: PyTree
+    loss: Loss
+    optimiser: optax.GradientTransformation
+    config: FewShotClassification
+    record: str
+    results: dict[str, Any]
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """A published initialisation, such as "omniglot-5way". It takes no data.
+
+    Raises `ValueError` for a name that is not there, and for a file that is not what `save_pretrained` writes.
+    """
+    path = FOLDER / f"{name}.eqx"
+    known = sorted(file.stem for file in FOLDER.glob("*.eqx"))
+    if name not in known:
+        raise ValueError(f"no published initialisation {name!r}; there are {', '.join(known)}")
+    return read_pretrained(path)
+
+
+def read_pretrained(path: str | os.PathLike) -> Pretrained:
+    """What `save_pretrained` wrote. Raises `ValueError` for anything else."""
+    try:
+        with Path(path).open("rb") as file:
+            header = json.loads(file.readline())
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
+            config = FewShotClassification(**fields)
+            arrays = eqx.tree_deserialise_leaves(file, _like(config))
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole initialisation as save_pretrained writes it: {error}") from error
+    return Pretrained(
+        *arrays, LOSSES[config.loss], config.optimiser_inside(), config, header["record"], header["results"]
+    )
+
+
+def save_pretrained(path: str | os.PathLike, model: PyTree, inner: PyTree, record: Record) -> None:
+    """Write an initialisation beside its place, then into it: a line of JSON, then arrays in Equinox's own format.
+
+    `model` and `inner` are of the record's trained state (`load_state`). Raises `ValueError` where they are not float32
+    or take more than `LARGEST` bytes.
+    """
+    wrong = {str(x.dtype) for x in jax.tree.leaves((model, inner)) if eqx.is_inexact_array(x)} - {"float32"}
+    if wrong:
+        raise ValueError(f"an initialisation is published in float32; given {', '.join(sorted(wrong))}")
+    content = io.BytesIO()
+    header = {"config": record.config, "record": record.name, "results": record.results}
+    content.write(json.dumps(header).encode() + b"\n")
+    eqx.tree_serialise_leaves(content, (model, inner))
+    size = len(content.getvalue())
+    if size > LARGEST:
+        raise ValueError(f"an initialisation may take {LARGEST:,} bytes; this one takes {size:,}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content.getvalue())
+    partial.replace(path)
+
+
+def _like(config):
+    """Model and inner state in float32, whatever JAX is set to."""
+
+    def fresh():
+        model = config.network(jax.random.PRNGKey(0))
+        return model, start_optimiser(config.optimiser_inside(), model)
+
+    def narrow(leaf):
+        dtype = jnp.float32 if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.int32
+        return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+    shapes, still = eqx.partition(eqx.filter_eval_shape(fresh), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    return eqx.combine(jax.tree.map(narrow, shapes), still)

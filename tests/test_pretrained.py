@@ -1,0 +1,86 @@
+"""Published initialisations: whole, small, float32, and as accurate as their records say."""
+
+import dataclasses
+import json
+import os
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reptile_eqx as rx
+from reptile_eqx import places, pretrained
+
+PUBLISHED = sorted(path.stem for path in pretrained.FOLDER.glob("*.eqx"))
+
+
+def arrays(tree):
+    return jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_file_is_small_and_float32_and_its_records(name, x64):
+    assert (pretrained.FOLDER / f"{name}.eqx").stat().st_size <= 1_000_000
+    with jax.enable_x64(x64):
+        published = rx.load_pretrained(name)
+    leaves = arrays((published.model, published.inner))
+    assert {str(leaf.dtype) for leaf in leaves} == {"float32", "int32"}
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    if places.in_checkout():
+        record = json.loads((places.CHECKOUT / "figures" / "runs" / f"{published.record}.json").read_text())
+        assert record["results"] == published.results
+        # Fields that were added since have the defaults that they had.
+        assert record["config"].items() <= json.loads(json.dumps(dataclasses.asdict(published.config))).items()
+
+
+def test_what_is_written_is_read(tmp_path):
+    published = rx.load_pretrained("omniglot-5way")
+    record = rx.Record(
+        published.record, "", dataclasses.asdict(published.config), "finished", [], published.results, {}
+    )
+    changed = jax.tree.map(lambda leaf: leaf + 1, eqx.filter(published.model, eqx.is_array))
+    rx.save_pretrained(tmp_path / "a.eqx", eqx.combine(changed, published.model), published.inner, record)
+    again = pretrained.read_pretrained(tmp_path / "a.eqx")
+    for mine, theirs in zip(arrays(again.model), arrays(changed), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert again.config == published.config
+    assert [path.name for path in tmp_path.iterdir()] == ["a.eqx"]
+    for wrong, message in ((jnp.float16, "given float16"), (jnp.zeros((1000, 1000)), "may take 1,000,000 bytes")):
+        model = jax.tree.map(lambda x: x.astype(wrong), changed) if wrong is jnp.float16 else wrong  # noqa: B023
+        with pytest.raises(ValueError, match=message):
+            rx.save_pretrained(tmp_path / "b.eqx", model, published.inner, record)
+    assert not (tmp_path / "b.eqx").exists()
+
+
+def test_a_file_that_is_not_whole_is_named(tmp_path):
+    content = (pretrained.FOLDER / "omniglot-5way.eqx").read_bytes()
+    path = tmp_path / "cut.eqx"
+    for damaged in (content[:-1000], content[100:], b"", b"{}\n" + content.split(b"\n", 1)[1]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cut.eqx is not a whole initialisation"):
+            pretrained.read_pretrained(path)
+
+
+def test_an_unknown_name_is_an_error_that_lists_those_there_are():
+    with pytest.raises(ValueError, match="no published initialisation '../x'; there are .*omniglot-5way"):
+        rx.load_pretrained("../x")
+
+
+@pytest.mark.skipif("REPTILE_DATA" not in os.environ, reason="REPTILE_DATA names no real Omniglot")
+def test_the_published_file_gives_the_published_accuracy():
+    published = rx.load_pretrained("omniglot-5way")
+    config, tasks = dataclasses.replace(published.config, eval_shots=(5,)), 40
+    images = jnp.asarray(rx.datasets.load("omniglot", os.environ["REPTILE_DATA"]).images)
+    (measurement,) = config.measurements(images, final=True)
+
+    @jax.jit
+    def accuracies(keys):
+        return jax.lax.map(lambda key: measurement.measure(published, key), keys)
+
+    for setting, values in accuracies(jax.random.split(jax.random.key(7), tasks)).items():
+        whole = published.results["5-shot"][setting]
+        deviation = whole["ci95"] * whole["tasks"] ** 0.5 / 1.96
+        assert abs(values.mean() - whole["mean"]) < 5 * deviation / tasks**0.5, setting
