@@ -83,6 +83,7 @@ def test_joint_training_sees_the_images_that_reptile_sees():
 def test_quick_shows_published_records_where_it_trains_nothing():
     runs = [sweeps.figure_3_runs("quick"), *(sweeps.figure_4_runs(panel, "quick") for panel in sweeps.SWEEPS)]
     runs += [sweeps.implementation_runs(swept, "quick") for swept in sweeps.IMPLEMENTATION]
+    runs += [sweeps.ablation_runs(swept, "quick") for swept in sweeps.ABLATIONS]
     for config in flat(dict(enumerate(runs))):
         assert rx.find_record(config, places.CHECKOUT / "figures") is not None, rx.run_name(config)
 
