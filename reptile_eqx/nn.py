@@ -122,7 +122,12 @@ class ConvBlock(eqx.Module):
         pool: bool = False,
         key: PRNGKeyArray,
     ):
-        """`channels` in, `filters` out; Glorot-uniform kernel, zero bias."""
+        """`channels` in, `filters` out; Glorot-uniform kernel, zero bias.
+
+        Raises `ValueError` for a pooled block with another activation than ReLU, which it is made for.
+        """
+        if pool and activation is not jax.nn.relu:
+            raise ValueError(f"a pooled block has ReLU; given {activation}: leave `pool` out, or the activation")
         self.kernel = _glorot(key, (3, 3, channels, filters), 9 * channels, 9 * filters)
         self.bias = jnp.zeros(filters)
         self.scale = jnp.ones(filters)

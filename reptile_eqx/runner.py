@@ -157,6 +157,7 @@ class Programs:
         # JAX's own default would be less than float32 on a GPU.
         self._precision = getattr(example, "precision", "float32")
         learner = example.learner(shared)
+        example.measurements(shared, final=True)  # What cannot be evaluated is an error before it is trained.
         self.start = self._side_by_side(self._start, runs)
         self.train = self._side_by_side(self._train, runs, 1 if learner.merge is None else learner.meta_batch_size)
         self._measure = {}

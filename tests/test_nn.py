@@ -185,6 +185,11 @@ def test_a_pooled_block_is_the_plain_one_with_its_derivatives(size):
         assert_agree(ours, plain, *arguments)
 
 
+def test_a_pooled_block_with_another_activation_is_an_error():
+    with pytest.raises(ValueError, match="a pooled block has ReLU"):
+        nn.ConvBlock(3, 4, jnp.tanh, pool=True, key=jax.random.key(0))
+
+
 def test_a_block_takes_other_activations():
     with jax.enable_x64(True):
         block = nn.ConvBlock(2, 3, jnp.tanh, key=jax.random.key(0))

@@ -234,10 +234,12 @@ def test_a_runs_precision_is_that_of_its_programs():
         assert ("bf16" in str(measured)) == narrow
 
 
-def test_more_ways_or_shots_than_there_are_is_an_error():
+def test_more_ways_or_shots_than_there_are_is_an_error_before_training(monkeypatch):
+    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained"))
     for setting, message in (
         (dict(ways=40), "40-way tasks need 40 classes, and there are 32"),
         (dict(training_shots=7), "there are 6"),
+        (dict(eval_shots=(6,)), "there are 6"),
     ):
         with pytest.raises(ValueError, match=message):
             rx.run([FewShotClassification(**(FEW_SHOT | setting))], noise_images())
