@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -99,7 +100,7 @@ def points(config: Any, devices: int, platform_name: str) -> list[Point]:
 def matrix_products(devices: Sequence[jax.Device]) -> Callable[[int], None]:
     """1024×1024 float32 matrix products, one at a time on each device and on all devices at once.
 
-    They follow one another inside one program, as training's do, at the precision that JAX is set to.
+    They follow one another inside one program, and in full precision, as training's do.
 
     **Returns:** a function that makes `n` times four of them on each device and waits.
     """
@@ -109,7 +110,7 @@ def matrix_products(devices: Sequence[jax.Device]) -> Callable[[int], None]:
     def products(factor, other, n):
         def several(_, product):
             for _ in range(_PEAK_PRODUCTS):
-                product = factor[0] @ product
+                product = jnp.matmul(factor[0], product, precision="float32")
             return product
 
         return jax.lax.fori_loop(0, n, several, other[0])[None]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from .report import mean_and_spread, percent
 from .store import Record
@@ -42,24 +43,17 @@ def over_tasks(cells: Cells) -> tuple[float, float]:
     return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
 
 
-def difference(first: Cells, second: Cells) -> tuple[float, float]:
-    """How far the accuracy of some cells (`over_tasks`) is above that of others, and half its 95 % interval over tasks.
-
-    Both may have the same tasks, so that the interval is on the wide side.
-    """
-    (high, wide), (low, narrow) = over_tasks(first), over_tasks(second)
-    return high - low, float(np.hypot(wide, narrow))
-
-
 def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
     """Whether the accuracy of some cells (`over_tasks`) is more than `by` percentage points above that of others.
 
-    `None` where that cannot be told: their `difference` is `by` within its 95 % interval, or there are no cells.
+    `None` where that cannot be told: the difference is `by` within its 95 % interval over evaluation tasks, or there
+    are no cells. Both may have the same tasks, so that the interval is on the wide side.
     """
     if not better or not worse:
         return None
-    gained, interval = difference(better, worse)
-    return None if abs(gained - by) <= interval else bool(gained > by)
+    (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
+    beyond = high - low - by
+    return None if abs(beyond) <= np.hypot(wide, narrow) else bool(beyond > 0)
 
 
 def above(
@@ -81,21 +75,34 @@ def cells_of(records: Sequence[Record], shots: str = "5-shot", setting: str = "a
     return [record.results[shots][setting] for record in records if record.status == "finished"]
 
 
-def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
-    """Points of accuracy that several trainings gain on a reference, ± half the 95 % interval over evaluation tasks.
+def gain(records: Sequence[Record], reference: Sequence[Record], shots: str, setting: str) -> tuple[float, float]:
+    """Points of accuracy that trainings gain on those of a reference with the same seeds, mean over seeds.
 
-    `others` maps a label to records, one a seed; each is compared with the reference's records of the same seeds.
-    `what` heads the labels' column.
+    Also half its 95 % interval over seeds (Student's t), NaN of one seed. Both are NaN where no seed finished in both.
+    """
+    here, there = (
+        {r.config["seed"]: 100 * r.results[shots][setting]["mean"] for r in some if r.status == "finished"}
+        for some in (records, reference)
+    )
+    gains = [here[seed] - there[seed] for seed in here if seed in there]
+    if not gains:
+        return np.nan, np.nan
+    mean, spread = mean_and_spread(gains)
+    return mean, float(stdtrit(len(gains) - 1, 0.975) * spread / np.sqrt(len(gains)))
+
+
+def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
+    """What several trainings `gain` on a reference in every setting that they have.
+
+    `others` maps a label to records, one a seed; `what` heads the labels' column.
     """
     rows = []
     for label, records in others.items():
-        seeds = {record.config["seed"] for record in records}
-        same = [record for record in reference if record.config["seed"] in seeds]
         row = {what: label}
         for shots in (f"{n}-shot" for n in records[0].config["eval_shots"]):
             for setting, name in SETTINGS.items():
-                both = [cells_of(some, shots, setting) for some in (records, same)]
-                row[f"{shots}, {name}"] = "{:+.2f} ± {:.2f}".format(*difference(*both)) if all(both) else "diverged"
+                points, interval = gain(records, reference, shots, setting)
+                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else f"{points:+.2f} ± {interval:.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -110,6 +110,7 @@ class SineRegression:
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "inner_step_size", "outer_step_size")
     measured: ClassVar[tuple[str, ...]] = ("eval_tasks", "eval_inner_iterations", "eval_step_size", "shown_task")
+    precision: ClassVar[str] = "float32"
 
     algorithm: str = "reptile"
     training_points: int = 0
@@ -308,7 +309,7 @@ class FewShotClassification:
         """What the run is called in the store."""
         return f"{self.dataset}-{self.ways}way-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
-    def optimiser_inside(self) -> optax.GradientTransformation:
+    def inner_optimiser(self) -> optax.GradientTransformation:
         """The inner loop's optimiser."""
         if self.optimiser == "sgd":
             return optax.sgd(self.learning_rate)
@@ -332,9 +333,11 @@ class FewShotClassification:
         classes = order[: self.train_classes] if training else order[self.train_classes + self.validation_classes :]
         return FewShot(images, classes, self.ways, shots, queries, rotations=training and not published)
 
-    def learner(self, shared: ImagesByClass) -> Learner:
+    def learner(self, shared: ImagesByClass | None) -> Learner:
         """The training that this configuration describes, on images by class."""
-        gradient = _gradient(self, LOSSES[self.loss], self.optimiser_inside())
+        if shared is None:
+            raise ValueError(f"{self.name} takes images by class, and none were given")
+        gradient = _gradient(self, LOSSES[self.loss], self.inner_optimiser())
         merge = merge_adam(b2=0.999, b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(
             self.network,
@@ -355,7 +358,7 @@ class FewShotClassification:
                 task_key, batch_key = jax.random.split(key)
                 return few_shot_accuracy(
                     LOSSES[self.loss],
-                    self.optimiser_inside(),
+                    self.inner_optimiser(),
                     state.model,
                     state.inner,
                     tasks(task_key),

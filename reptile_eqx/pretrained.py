@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from .experiments import LOSSES, FewShotClassification
 from .inner import Loss, start_optimiser
-from .store import Record
+from .store import Record, write_bytes
 
 FOLDER = Path(__file__).parent / "initialisations"
 LARGEST = 1_000_000
@@ -41,22 +41,18 @@ class Pretrained(NamedTuple):
     results: dict[str, Any]
 
 
-def load_pretrained(name: str) -> Pretrained:
-    """A published initialisation, such as "omniglot-5way". It takes no data.
+def load_pretrained(name: str | os.PathLike) -> Pretrained:
+    """A published initialisation, such as "omniglot-5way", or one in a file of your own. It takes no data.
 
-    Raises `ValueError` for a name that is not there, and for a file that is not what `save_pretrained` writes.
+    `name` is a published one's name, or a `Path` that `save_pretrained` wrote to. Raises `ValueError` for a name that
+    is not there, and for a file that is not what `save_pretrained` writes.
     """
-    path = FOLDER / f"{name}.eqx"
+    path = FOLDER / f"{name}.eqx" if isinstance(name, str) else Path(name)
     known = sorted(file.stem for file in FOLDER.glob("*.eqx"))
-    if name not in known:
+    if isinstance(name, str) and name not in known:
         raise ValueError(f"no published initialisation {name!r}; there are {', '.join(known)}")
-    return read_pretrained(path)
-
-
-def read_pretrained(path: str | os.PathLike) -> Pretrained:
-    """What `save_pretrained` wrote. Raises `ValueError` for anything else."""
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             header = json.loads(file.readline())
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
             config = FewShotClassification(**fields)
@@ -64,15 +60,19 @@ def read_pretrained(path: str | os.PathLike) -> Pretrained:
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is not a whole initialisation as save_pretrained writes it: {error}") from error
     return Pretrained(
-        *arrays, LOSSES[config.loss], config.optimiser_inside(), config, header["record"], header["results"]
+        *arrays, LOSSES[config.loss], config.inner_optimiser(), config, header["record"], header["results"]
     )
 
 
 def save_pretrained(path: str | os.PathLike, model: PyTree, inner: PyTree, record: Record) -> None:
     """Write an initialisation beside its place, then into it: a line of JSON, then arrays in Equinox's own format.
 
-    `model` and `inner` are of the record's trained state (`load_state`). Raises `ValueError` where they are not float32
-    or take more than `LARGEST` bytes.
+    Of a run that was trained here, given its configuration and images:
+
+        state, record = load_state(config, images), find_record(config)
+        save_pretrained(path, state.model, state.inner, record)
+
+    Raises `ValueError` where the arrays are not float32 or take more than `LARGEST` bytes.
     """
     wrong = {str(x.dtype) for x in jax.tree.leaves((model, inner)) if eqx.is_inexact_array(x)} - {"float32"}
     if wrong:
@@ -84,11 +84,7 @@ def save_pretrained(path: str | os.PathLike, model: PyTree, inner: PyTree, recor
     size = len(content.getvalue())
     if size > LARGEST:
         raise ValueError(f"an initialisation may take {LARGEST:,} bytes; this one takes {size:,}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content.getvalue())
-    partial.replace(path)
+    write_bytes(Path(path), content.getvalue())
 
 
 def _like(config):
@@ -96,7 +92,7 @@ def _like(config):
 
     def fresh():
         model = config.network(jax.random.PRNGKey(0))
-        return model, start_optimiser(config.optimiser_inside(), model)
+        return model, start_optimiser(config.inner_optimiser(), model)
 
     def narrow(leaf):
         dtype = jnp.float32 if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.int32

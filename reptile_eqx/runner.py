@@ -154,8 +154,6 @@ class Programs:
         """`example` is their `same_program`, `runs` how many there are; see `store.run` for the rest."""
         self._example, self._shared, self._devices = example, shared, devices
         self._runs = runs
-        # JAX's own default would be less than float32 on a GPU.
-        self._precision = getattr(example, "precision", "float32")
         learner = example.learner(shared)
         example.measurements(shared, final=True)  # What cannot be evaluated is an error before it is trained.
         self.start = self._side_by_side(self._start, runs)
@@ -185,7 +183,7 @@ class Programs:
 
     def _train(self, shared, unit, iterations):
         state = eqx.combine(unit["state"], self._still)
-        with jax.default_matmul_precision(self._precision):
+        with jax.default_matmul_precision(self._example.precision):
             state, loss = train(self._configured(unit).learner(shared), state, iterations, "task")
         return eqx.filter(state, eqx.is_array), loss
 
@@ -253,7 +251,7 @@ class Programs:
             key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(config.seed), unit["tasks"]), index)
             keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(unit["first"] + jnp.arange(block))
             together = {} if jax.default_backend() == "cpu" else {"batch_size": block}
-            with jax.default_matmul_precision(self._precision):
+            with jax.default_matmul_precision(self._example.precision):
                 return jax.lax.map(lambda k: measure(state, k), keys, **together)
 
         return program

@@ -196,12 +196,17 @@ def load_state(config: Any, shared: PyTree = None) -> State:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write beside, then rename: nobody ever reads half a file. Of several processes the first one writes."""
     if not first_process():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
+    partial.write_bytes(content)
     partial.replace(path)
 
 

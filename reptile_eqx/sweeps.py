@@ -71,9 +71,6 @@ ABLATIONS = {
 (Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
 training instead, fine-tuned like the others (Section 7)."""
 
-IMPLEMENTATION = {"order": ("exact", "parallel")}
-"""How the same training may be computed otherwise for speed: the order of a meta-batch's tasks."""
-
 # Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
 _ALONG = {"joint": dict(inner_iterations=1, inner_batch_size=50)}
 
@@ -94,7 +91,7 @@ _ABLATIONS = {
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
 # `quick` shows the records of `paper`, as what is to be seen here is small.
-_IMPLEMENTATION = {
+_ORDERS = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
@@ -179,22 +176,18 @@ def ablation_runs(
     return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
 
 
-def implementation_runs(
-    swept: str,
+def order_runs(
     profile: str,
     seeds: int | Sequence[int] | None = None,
     outer_iterations: int | None = None,
     **data: Any,
 ) -> dict[str, list[FewShotClassification]]:
-    """Table 3's 5-way training with one of `IMPLEMENTATION` varied, by its value: five seeds, a tenth of its length.
+    """Table 3's 5-way training with the tasks of a meta-batch in exact and in parallel order, by order.
 
-    The first value is what all other runs have. The other arguments are `figure_3_runs`'s. Raises `ValueError` for
-    something that is not swept.
+    Five seeds and a tenth of Table 3's iterations. The arguments are `figure_3_runs`'s.
     """
-    if swept not in IMPLEMENTATION:
-        raise ValueError(f"nothing sweeps {swept!r}; there are {', '.join(IMPLEMENTATION)}")
-    settings = TABLE_3[5] | scaled(_IMPLEMENTATION, profile, outer_iterations) | data
-    return _by_value(swept, IMPLEMENTATION[swept], settings, seeds_of(profile, seeds, _FIVE_SEEDS))
+    settings = TABLE_3[5] | scaled(_ORDERS, profile, outer_iterations) | data
+    return _by_value("order", ("exact", "parallel"), settings, seeds_of(profile, seeds, _FIVE_SEEDS))
 
 
 def _by_value(

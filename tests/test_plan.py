@@ -27,7 +27,7 @@ def no_clock(monkeypatch):
         ("1_sine_regression", ["sine_runs", "maml_setting_runs"]),
         ("2_analysis", ["analysis_runs"]),
         ("3_classification", ["classification_runs"]),
-        ("4_ablations", ["figure_3_runs", "figure_4_runs", "ablation_runs", "implementation_runs"]),
+        ("4_ablations", ["figure_3_runs", "figure_4_runs", "ablation_runs", "order_runs"]),
     ],
 )
 def test_the_plan_asks_for_runs_where_the_notebooks_do(notebook, names, monkeypatch):

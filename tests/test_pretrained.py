@@ -43,15 +43,15 @@ def test_what_is_written_is_read(tmp_path):
     )
     changed = jax.tree.map(lambda leaf: leaf + 1, eqx.filter(published.model, eqx.is_array))
     rx.save_pretrained(tmp_path / "a.eqx", eqx.combine(changed, published.model), published.inner, record)
-    again = pretrained.read_pretrained(tmp_path / "a.eqx")
+    again = rx.load_pretrained(tmp_path / "a.eqx")
     for mine, theirs in zip(arrays(again.model), arrays(changed), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert again.config == published.config
     assert [path.name for path in tmp_path.iterdir()] == ["a.eqx"]
-    for wrong, message in ((jnp.float16, "given float16"), (jnp.zeros((1000, 1000)), "may take 1,000,000 bytes")):
-        model = jax.tree.map(lambda x: x.astype(wrong), changed) if wrong is jnp.float16 else wrong  # noqa: B023
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), changed)
+    for wrong, message in ((half, "given float16"), (jnp.zeros((1000, 1000)), "may take 1,000,000 bytes")):
         with pytest.raises(ValueError, match=message):
-            rx.save_pretrained(tmp_path / "b.eqx", model, published.inner, record)
+            rx.save_pretrained(tmp_path / "b.eqx", wrong, published.inner, record)
     assert not (tmp_path / "b.eqx").exists()
 
 
@@ -61,7 +61,7 @@ def test_a_file_that_is_not_whole_is_named(tmp_path):
     for damaged in (content[:-1000], content[100:], b"", b"{}\n" + content.split(b"\n", 1)[1]):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"cut.eqx is not a whole initialisation"):
-            pretrained.read_pretrained(path)
+            rx.load_pretrained(path)
 
 
 def test_an_unknown_name_is_an_error_that_lists_those_there_are():

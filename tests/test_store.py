@@ -234,6 +234,11 @@ def test_a_runs_precision_is_that_of_its_programs():
         assert ("bf16" in str(measured)) == narrow
 
 
+def test_a_run_without_images_or_record_is_an_error():
+    with pytest.raises(ValueError, match="noise-3way-reptile-4-seed0 takes images by class, and none were given"):
+        rx.run([FewShotClassification(**FEW_SHOT)])
+
+
 def test_more_ways_or_shots_than_there_are_is_an_error_before_training(monkeypatch):
     monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained"))
     for setting, message in (
