@@ -149,21 +149,27 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
 
 
 def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
-    """Accuracy on unseen classes along training: mean over seeds, shaded from the lowest to the highest."""
+    """Accuracy on unseen classes along training: mean over seeds, shaded from the lowest to the highest.
+
+    Of one seed, shaded is the 95 % interval over the tasks of a point.
+    """
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     records = finished(records)
     iterations = [point["iteration"] for point in records[0].curve]
     for label, colour in zip(records[0].results, (BLUE, VERMILION), strict=False):
         for setting, style in (("transductive", "-"), ("alone", "--")):
-            means = [[100 * point[label][setting]["mean"] for point in record.curve] for record in records]
-            axes.plot(iterations, np.mean(means, 0), style, color=colour, label=f"{label}, {setting}")
-            axes.fill_between(iterations, np.min(means, 0), np.max(means, 0), color=colour, alpha=0.15, linewidth=0)
+            cells = [[point[label][setting] for point in record.curve] for record in records]
+            means = 100 * np.array([[cell["mean"] for cell in curve] for curve in cells])
+            over_tasks = 100 * np.array([cell["ci95"] for cell in cells[0]]) if len(cells) == 1 else 0
+            axes.plot(iterations, means.mean(0), style, color=colour, label=f"{label}, {SETTINGS[setting]}")
+            low, high = means.min(0) - over_tasks, np.minimum(means.max(0) + over_tasks, 100)
+            axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     axes.legend(frameon=False)
     what = f"{records[0].config['dataset']}, {records[0].config['ways']}-way"
-    title = f"{what}, {tasks} tasks a point; {_seeds(len(records))}"
-    _title(axes, title, note)
+    seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
+    _title(axes, f"{what}, {tasks} tasks a point; {seeds}", note)
     axes.grid(alpha=0.25)
     return figure
 
