@@ -153,7 +153,7 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
 
     Of one seed, shaded is the 95 % interval over the tasks of a point.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     records = finished(records)
     iterations = [point["iteration"] for point in records[0].curve]
     for label, colour in zip(records[0].results, (BLUE, VERMILION), strict=False):
@@ -166,7 +166,7 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
             axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8)
     what = f"{records[0].config['dataset']}, {records[0].config['ways']}-way"
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
     _title(axes, f"{what}, {tasks} tasks a point; {seeds}", note)
