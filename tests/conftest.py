@@ -1,5 +1,10 @@
 """Every test runs with jaxtyping's runtime checks on, two virtual CPU devices, and a home of its own."""
 
+import os
+
+# Nearly all of the tests' time is compilation. Set before JAX reads it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -14,8 +19,10 @@ if not hasattr(jax, "enable_x64"):  # older JAX has it under another name
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once(tmp_path_factory):
-    """Programs that several tests share are compiled once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    """Programs that several tests share are compiled once, whichever of pytest-xdist's processes runs them."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

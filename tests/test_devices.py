@@ -135,7 +135,7 @@ def test_tasks_spread_over_devices_change_nothing(tasks):
 
     alone, spread = trained(1, 1), trained(2, tasks)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)  # a sum may be added up in another order
     assert spread[0].inner.count == 6 * tasks * 2
 
 
