@@ -92,11 +92,12 @@ _MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
 def _operand(x):
     """What a product reads of `x` at the precision that JAX is set to (`jax.default_matmul_precision`).
 
-    To JAX "bfloat16" only allows it, and float32 operands then stay so on a CPU, and TF32 on a GPU; here they are cast.
-    A CPU has no TF32, so that its operands are rounded. Both sum in float32.
+    To JAX "bfloat16" only allows it, and float32 operands then stay TF32 on a GPU; here they are cast. A CPU has no
+    TF32, and few have products of bfloat16 that are not several times slower, so that there operands are rounded and
+    stay float32. All sum in float32.
     """
     narrow = jax.config.jax_default_matmul_precision == "bfloat16" and x.dtype == jnp.float32
-    return x.astype(jnp.bfloat16) if narrow else _rounded(x)
+    return x.astype(jnp.bfloat16) if narrow and jax.default_backend() != "cpu" else _rounded(x)
 
 
 def _rounded(x):
