@@ -111,11 +111,20 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     out = (options.out or places.figures_directory()).resolve()
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     given = {"profile": options.profile} | {name: _value(text) for name, text in options.parameters}
-    given |= {"devices": options.devices} if options.devices else {}
+    given |= {"devices": options.devices} if options.devices is not None else {}
     given |= {"figures": str(out)} if options.out else {}
     _check_parameters(parser, notebooks, given)
+    if options.devices is not None and options.devices < 1:
+        parser.error(f"--devices is how many cores or GPUs to use, at least 1; given {options.devices}")
+    known = ("profile", "seeds", "outer_iterations", "eval_tasks", "train")
+    own = [notebook.stem for notebook in notebooks if notebook.resolve().parent == places.CHECKOUT / "notebooks"]
+    try:
+        # Planned also where it is not shown: a mistake in the parameters shows before anything is trained.
+        planned = plan.steps(**{name: value for name, value in given.items() if name in known}) if own else []
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
     if options.dry_run:
-        return _plan(notebooks, given)
+        return _plan([step for step in planned if step.notebook in own], given)
     began, failed = time.time(), []
     for notebook in notebooks:
         print(f"\n{notebook.name}", file=sys.stderr)
@@ -132,11 +141,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return len(failed)
 
 
-def _plan(notebooks: list[Path], given: dict[str, Any]) -> int:
-    known = ("profile", "seeds", "outer_iterations", "eval_tasks", "train")
-    chosen = plan.steps(**{name: value for name, value in given.items() if name in known})
-    stems = [notebook.stem for notebook in notebooks]
-    left = plan.table([step for step in chosen if step.notebook in stems], given.get("devices"), given.get("figures"))
+def _plan(planned: list[plan.Step], given: dict[str, Any]) -> int:
+    left = plan.table(planned, given.get("devices"), given.get("figures"))
     formats = ["", "", ",", ",", ",", ",.1f", ",.1f", ".2f"]
     print(tabulate(left, headers="keys", showindex=False, floatfmt=formats, intfmt=","))
     return 0

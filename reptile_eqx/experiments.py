@@ -90,6 +90,14 @@ def _check(config: Any, algorithms: tuple[str, ...]) -> None:
     _require("eval_tasks", config.eval_tasks, config.eval_tasks >= 2, "2 or more, to have an interval")
     for field in ("inner_batch_size", "inner_iterations", "meta_batch_size"):
         _require(field, getattr(config, field), getattr(config, field) >= 1, "1 or more")
+    for field in ("outer_iterations", "curve_points"):
+        _require(field, getattr(config, field), getattr(config, field) >= 0, "0 or more")
+    if config.curve_points:
+        _require("curve_tasks", config.curve_tasks, config.curve_tasks >= 2, "2 or more, to have an interval")
+    for field in set(config.numbers) - {"weights"}:
+        number = getattr(config, field)
+        if isinstance(number, int | float):  # Inside a compiled program it is traced.
+            _require(field, number, 0 <= number < math.inf, "a finite number, 0 or more")
     if config.algorithm == "joint":
         _require("inner_iterations", config.inner_iterations, config.inner_iterations == 1, "1 for joint training")
 
@@ -292,6 +300,8 @@ class FewShotClassification:
         _require("eval_inner_batch_size", self.eval_inner_batch_size,
                  len(sizes) == len(self.eval_shots) and min(sizes, default=0) >= 1,
                  f"1 or more, or that for each of the {len(self.eval_shots)} `eval_shots`")  # fmt: skip
+        _require("eval_shots", self.eval_shots, min(self.eval_shots, default=0) >= 1, "1 or more of each class")
+        _require("adam_b1", self.adam_b1, 0 <= self.adam_b1 < 1, "0 or more and less than 1")
         _require("optimiser", self.optimiser, self.optimiser in ("adam", "sgd"), "adam or sgd")
         _require("order", self.order, self.order in ("exact", "parallel"), "exact or parallel")
         _require("precision", self.precision, self.precision in _PRECISIONS, " or ".join(_PRECISIONS))

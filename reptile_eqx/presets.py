@@ -124,6 +124,8 @@ def seeds_of(
     _check(profile)
     if seeds is None:
         return defaults[profile]
+    if isinstance(seeds, str) or not isinstance(seeds, int | Sequence):
+        raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or min(chosen) < 0:
         raise ValueError(f"`seeds` is how many, or which, seeds (0 or greater) to train; given {seeds!r}")
@@ -203,6 +205,8 @@ TRAININGS = {
 def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """Which of `TRAININGS` a profile does: all at the paper's scale, else 5-way Omniglot; `names` overrides it."""
     _check(profile)
+    if isinstance(names, str):
+        raise ValueError(f"`train` is a list of trainings, such as ['{next(iter(TRAININGS))}']; given {names!r}")
     chosen = tuple(names) if names is not None else tuple(TRAININGS)[: None if profile == "paper" else 1]
     unknown = [name for name in chosen if name not in TRAININGS]
     if unknown:
@@ -242,7 +246,7 @@ def scaled(
     _check(profile)
     settings = dict(profiles[profile])
     if outer_iterations is not None:
-        if outer_iterations < 1:
-            raise ValueError(f"`outer_iterations` is {outer_iterations}; expected 1 or more")
+        if not isinstance(outer_iterations, int) or outer_iterations < 1:
+            raise ValueError(f"`outer_iterations` is {outer_iterations!r}; expected a whole number, 1 or more")
         settings["outer_iterations"] = outer_iterations
     return settings

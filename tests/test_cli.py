@@ -1,6 +1,8 @@
 """The command: notebooks through papermill, one failure among them, data described, mistakes named."""
 
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -40,6 +42,13 @@ def test_one_failing_notebook_does_not_stop_the_others_and_the_status_tells(tmp_
     [
         (["run", "17"], "no notebook '17'; there are 1_sine_regression"),
         (["run", "1", "-p", "shot", "5"], "no notebook has a parameter shot"),
+        (["run", "--devices", "0"], "--devices is how many cores or GPUs to use, at least 1; given 0"),
+        (["run", "3", "-p", "outer_iterations", "0"], "`outer_iterations` is 0; expected a whole number, 1 or more"),
+        (
+            ["run", "3", "--dry-run", "-p", "train", "omniglot-20way-reptile"],
+            "`train` is a list of trainings, such as ['omniglot-5way-reptile']; given 'omniglot-20way-reptile'",
+        ),
+        (["run", "3", "-p", "train", "['omniglot-20']"], "no training 'omniglot-20'; there are omniglot-5way-reptile"),
         (["run", "--profile", "fast"], "invalid choice: 'fast'"),
         (["data", "imagenet"], "unknown dataset imagenet; there are omniglot, mini-imagenet, glyphs"),
         ([], "required"),
@@ -50,6 +59,14 @@ def test_mistakes_are_named_before_anything_runs(arguments, message, capsys):
         main(arguments)
     assert raised.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_parameter_of_another_type_is_named_too():
+    """In a process of its own, without jaxtyping's checks, which would find it first."""
+    command = [sys.executable, "-m", "reptile_eqx", "run", "3", "-p", "seeds", "abc"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given 'abc'" in done.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["data"]])

@@ -211,6 +211,13 @@ def test_the_state_of_a_run_not_made_here_is_an_error():
         (dict(inner_iterations=0), "`inner_iterations` is 0; expected 1 or more"),
         (dict(eval_tasks=1), "`eval_tasks` is 1"),
         (dict(order="random"), "`order` is 'random'; expected exact or parallel"),
+        (dict(learning_rate=-1e-3), "`learning_rate` is -0.001; expected a finite number, 0 or more"),
+        (dict(outer_step_size=float("nan")), "`outer_step_size` is nan"),
+        (dict(seed=-1), "`seed` is -1"),
+        (dict(adam_b1=1.0), "`adam_b1` is 1.0; expected 0 or more and less than 1"),
+        (dict(curve_tasks=1), "`curve_tasks` is 1; expected 2 or more, to have an interval"),
+        (dict(curve_points=-1), "`curve_points` is -1; expected 0 or more"),
+        (dict(eval_shots=(0,)), r"`eval_shots` is \(0,\); expected 1 or more of each class"),
         (dict(precision="half"), "`precision` is 'half'; expected float32 or tensorfloat32 or bfloat16"),
     ],
 )
@@ -227,11 +234,11 @@ def test_a_runs_precision_is_that_of_its_programs():
         training = runner.Training(config, Path())
         (training.state,) = programs.start([programs.unit(training)])
         train = jax.make_jaxpr(programs._train)(noise_images(), programs.unit(training), 1)
-        assert ("bf16" in str(train)) == narrow
+        assert ("mantissa_bits=7" in str(train)) == narrow
         unit = {**programs.unit(training), "tasks": np.uint32(2), "first": np.int32(0)}
         with jax.default_matmul_precision("tensorfloat32" if narrow else "bfloat16"):
             measured = jax.make_jaxpr(programs._measured(0, True, 1))(noise_images(), unit)
-        assert ("bf16" in str(measured)) == narrow
+        assert ("mantissa_bits=7" in str(measured)) == narrow
 
 
 def test_a_run_without_images_or_record_is_an_error():
