@@ -13,7 +13,7 @@ import papermill
 import papermill.exceptions
 from tabulate import tabulate
 
-from . import bench, datasets, places, plan
+from . import bench, datasets, places, plan, report
 from .presets import PROFILES
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
@@ -76,7 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="set a notebook's parameter; may be repeated",
     )
     run.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
-    run.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes here")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be trained and how long it takes here; with --out also as a table there",
+    )
     run.add_argument("--out", type=Path, help="folder for figures and executed notebooks (default: figures/)")
     run.set_defaults(function=_run)
     data = commands.add_parser(
@@ -124,7 +128,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     if options.dry_run:
-        return _plan([step for step in planned if step.notebook in own], given)
+        return _plan([step for step in planned if step.notebook in own], given, options.out)
     began, failed = time.time(), []
     for notebook in notebooks:
         print(f"\n{notebook.name}", file=sys.stderr)
@@ -141,10 +145,13 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return len(failed)
 
 
-def _plan(planned: list[plan.Step], given: dict[str, Any]) -> int:
-    left = plan.table(planned, given.get("devices"), given.get("figures"))
-    formats = ["", "", ",", ",", ",", ",.1f", ",.1f", ".2f"]
-    print(tabulate(left, headers="keys", showindex=False, floatfmt=formats, intfmt=","))
+def _plan(planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> int:
+    left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
+    right = ["left" if name in ("Notebook", "What") else "right" for name in left]
+    print(tabulate(left, headers="keys", showindex=False, disable_numparse=True, colalign=right))
+    if out:
+        title = f"What the profile {given['profile']} trains, and how long that takes here"
+        report.save_table(left, "plan", title, [], out)
     return 0
 
 

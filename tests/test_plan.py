@@ -27,7 +27,7 @@ def no_clock(monkeypatch):
         ("1_sine_regression", ["sine_runs", "maml_setting_runs"]),
         ("2_analysis", ["analysis_runs"]),
         ("3_classification", ["classification_runs"]),
-        ("4_ablations", ["figure_3_runs", "figure_4_runs", "ablation_runs", "order_runs"]),
+        ("4_ablations", ["figure_3_runs", "figure_4_runs", "ablation_runs", "faster_runs"]),
     ],
 )
 def test_the_plan_asks_for_runs_where_the_notebooks_do(notebook, names, monkeypatch):
@@ -81,13 +81,15 @@ def test_what_is_done_or_begun_is_left_out(no_clock, home):
     assert len(no_clock) == 1, "nothing to do needs no calibration"
 
 
-def test_the_command_prints_it_and_executes_nothing(no_clock, capsys, monkeypatch):
+def test_the_command_prints_it_and_executes_nothing(no_clock, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed"))
     assert main(["run", "3", "--profile", "paper", "--dry-run", "-p", "train", "['omniglot-20way-reptile']"]) == 0
     printed = capsys.readouterr().out
     assert "omniglot-20way-reptile" in printed and "600,000" in printed and "Hours here" in printed
     assert "mini-imagenet" not in printed and "Figure" not in printed
-    assert main(["run", "--profile", "paper", "--dry-run"]) == 0
+    assert main(["run", "--profile", "paper", "--dry-run", "--out", str(tmp_path)]) == 0
+    table = (tmp_path / "plan.md").read_text()
+    assert "| omniglot-20way-reptile " in table and "600,000" in table and (tmp_path / "plan.json").exists()
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("Figure 1", "mini-imagenet-5way-reptile", "Figure 4c", "maml"))
     assert np.all([name in printed for name in rx.presets.TRAININGS])
