@@ -129,6 +129,15 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error(str(error))
     if options.dry_run:
         return _plan([step for step in planned if step.notebook in own], given, options.out)
+    trained = [config for step in planned if step.notebook in own for config in step.configs]
+    if any(getattr(config, "dataset", "") == "mini-imagenet" for config in trained):
+        try:
+            datasets.find_mini_imagenet(given.get("data"))
+        except datasets.DataError as error:
+            parser.error(
+                "nothing was trained, as this takes Mini-ImageNet (which `run 1 2 4` does without, and `run 3 -p train "
+                f"'[\"omniglot-5way-reptile\"]'`). {error}"
+            )
     began, failed = time.time(), []
     for notebook in notebooks:
         print(f"\n{notebook.name}", file=sys.stderr)

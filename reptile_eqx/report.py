@@ -149,10 +149,10 @@ def losses_by_setting(tried: Mapping[str, Record]) -> pd.DataFrame:
     """Eq. 8 before and after adaptation for each of several `SineRegression` runs, with its interval over tasks."""
     rows = []
     for setting, record in tried.items():
-        loss = record.results.get("loss") or {"mean": [np.nan] * 33, "ci95": [np.nan] * 33}
+        loss = record.results.get("loss")
         cells = {
-            f"loss after {n} steps": f"{loss['mean'][n]:.2f} ± {loss['ci95'][n]:.2f}"
-            for n in (0, 1, 8, len(loss["mean"]) - 1)
+            f"loss after {n} steps": f"{loss['mean'][n]:.2f} ± {loss['ci95'][n]:.2f}" if loss else "diverged"
+            for n in (0, 1, 8, record.config["eval_inner_iterations"])
         }
         rows.append({"Setting": setting, **cells})
     return pd.DataFrame(rows)

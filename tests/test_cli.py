@@ -61,6 +61,18 @@ def test_mistakes_are_named_before_anything_runs(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_data_that_nobody_can_download_is_asked_for_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("REPTILE_DATA", str(tmp_path))
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("executed"))
+    with pytest.raises(SystemExit) as raised:
+        main(["run", "--profile", "paper"])
+    assert raised.value.code == 2
+    assert (
+        "this takes Mini-ImageNet (which `run 1 2 4` does without" in (said := capsys.readouterr().err)
+        and str(tmp_path) in said
+    )
+
+
 def test_a_parameter_of_another_type_is_named_too():
     """In a process of its own, without jaxtyping's checks, which would find it first."""
     command = [sys.executable, "-m", "reptile_eqx", "run", "3", "-p", "seeds", "abc"]

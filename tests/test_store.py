@@ -197,6 +197,7 @@ def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
     with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1"):
         (record,) = rx.run([SineRegression(**(SINE | steep | dict(outer_iterations=1, curve_points=0)))])
     assert record.status == "diverged"
+    assert rx.report.losses_by_setting({"steep": record}).iloc[0].tolist() == ["steep", *["diverged"] * 4]
 
 
 def test_the_state_of_a_run_not_made_here_is_an_error():
