@@ -102,7 +102,8 @@ def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]],
         for shots in (f"{n}-shot" for n in records[0].config["eval_shots"]):
             for setting, name in SETTINGS.items():
                 points, interval = gain(records, reference, shots, setting)
-                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else f"{points:+.2f} ± {interval:.2f}"
+                cell = f"{points:+.2f}" if np.isnan(interval) else f"{points:+.2f} ± {interval:.2f}"
+                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else cell
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -71,6 +71,13 @@ ABLATIONS = {
 (Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
 training instead, fine-tuned like the others (Section 7)."""
 
+FASTER = {
+    "order": ("exact", "parallel"),
+    "precision": ("float32", "tensorfloat32", "bfloat16"),
+}
+"""What a faster program may change around the same training (`FewShotClassification`), and its values. The first is the
+reference's."""
+
 # Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
 _ALONG = {"joint": dict(inner_iterations=1, inner_batch_size=50)}
 
@@ -91,7 +98,7 @@ _ABLATIONS = {
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
 # `quick` shows the records of `paper`, as what is to be seen here is small.
-_ORDERS = {
+_FASTER = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
@@ -99,7 +106,7 @@ _ORDERS = {
 _SMOKE_COMBINATIONS = ("g1", "g2", "g1+g2", "½(g1+g2)")
 _SMOKE_SWEEPS = {"4a": (4,), "4b": (25,), "4c": (0.1, 10.0)}
 _SMOKE_ABLATIONS = {"inner_batch_size": (10,), "inner_iterations": (5,), "meta_batch_size": (5,), "adam_b1": (0.0,)}
-_FIVE_SEEDS = {"smoke": (0,), "quick": tuple(range(5)), "paper": tuple(range(5))}
+_FASTER_SEEDS = {"order": tuple(range(5)), "precision": tuple(range(1))}
 _ONE_SEED = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
 
 
@@ -176,18 +183,25 @@ def ablation_runs(
     return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
 
 
-def order_runs(
+def faster_runs(
+    swept: str,
     profile: str,
     seeds: int | Sequence[int] | None = None,
     outer_iterations: int | None = None,
     **data: Any,
 ) -> dict[str, list[FewShotClassification]]:
-    """Table 3's 5-way training with the tasks of a meta-batch in exact and in parallel order, by order.
+    """Table 3's 5-way training, a tenth as long, with one of `FASTER` varied, by its value.
 
-    Five seeds and a tenth of Table 3's iterations. The arguments are `figure_3_runs`'s.
+    "order" has five seeds, "precision" one; `smoke` has one, and two values. The other arguments are
+    `figure_3_runs`'s. Raises `ValueError` for something that is not there.
     """
-    settings = TABLE_3[5] | scaled(_ORDERS, profile, outer_iterations) | data
-    return _by_value("order", ("exact", "parallel"), settings, seeds_of(profile, seeds, _FIVE_SEEDS))
+    if swept not in FASTER:
+        raise ValueError(f"nothing varies {swept!r}; there are {', '.join(FASTER)}")
+    settings = TABLE_3[5] | scaled(_FASTER, profile, outer_iterations) | data
+    values, defaults = FASTER[swept], dict.fromkeys(("quick", "paper"), _FASTER_SEEDS[swept])
+    if profile == "smoke":
+        values = values[:2]
+    return _by_value(swept, values, settings, seeds_of(profile, seeds, defaults | {"smoke": (0,)}))
 
 
 def _by_value(

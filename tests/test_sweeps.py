@@ -56,11 +56,15 @@ def test_an_ablation_differs_from_table_3_in_nothing_but_what_it_sweeps(swept, p
             assert all(getattr(base, name) == TABLE_3[5][name] for name in set(TABLE_3[5]) - {"outer_iterations"})
 
 
-def test_both_orders_are_the_same_training_of_the_same_seeds():
-    runs = sweeps.order_runs("paper")
-    assert runs == sweeps.order_runs("quick")
-    assert [config.seed for config in runs["exact"]] == [0, 1, 2, 3, 4]
-    assert runs["parallel"] == [dataclasses.replace(config, order="parallel") for config in runs["exact"]]
+@pytest.mark.parametrize("swept", sweeps.FASTER)
+def test_what_may_be_faster_is_the_same_training_of_the_same_seeds(swept):
+    runs = sweeps.faster_runs(swept, "paper")
+    assert runs == sweeps.faster_runs(swept, "quick")
+    reference, *others = runs
+    assert reference == getattr(FewShotClassification, swept)
+    assert [config.seed for config in runs[reference]] == list(range(5 if swept == "order" else 1))
+    for value in others:
+        assert runs[value] == [dataclasses.replace(config, **{swept: value}) for config in runs[reference]]
 
 
 def test_points_that_differ_in_a_number_share_a_program():
@@ -79,7 +83,7 @@ def test_joint_training_sees_the_images_that_reptile_sees():
 @pytest.mark.skipif(not places.in_checkout(), reason="records are kept in a checkout")
 def test_quick_shows_published_records_where_it_trains_nothing():
     runs = [sweeps.figure_3_runs("quick"), *(sweeps.figure_4_runs(panel, "quick") for panel in sweeps.SWEEPS)]
-    runs += [sweeps.order_runs("quick")]
+    runs += [sweeps.faster_runs(swept, "quick") for swept in sweeps.FASTER]
     runs += [sweeps.ablation_runs(swept, "quick") for swept in sweeps.ABLATIONS]
     for config in flat(dict(enumerate(runs))):
         assert rx.find_record(config, places.CHECKOUT / "figures") is not None, rx.run_name(config)
@@ -88,6 +92,8 @@ def test_quick_shows_published_records_where_it_trains_nothing():
 def test_what_is_not_swept_is_an_error():
     with pytest.raises(ValueError, match="nothing sweeps 'ways'; there are learning_rate"):
         sweeps.ablation_runs("ways", "quick")
+    with pytest.raises(ValueError, match="nothing varies 'ways'; there are order, precision"):
+        sweeps.faster_runs("ways", "quick")
     with pytest.raises(ValueError, match="`outer_iterations` is 0"):
         sweeps.figure_3_runs("quick", outer_iterations=0)
 
@@ -140,8 +146,10 @@ def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
     assert gained == pytest.approx(2.0)
     assert interval == pytest.approx(12.706 * np.std([1, 3], ddof=1) / 2**0.5, rel=1e-4)
     assert np.isnan(claims.gain(better[:1], reference, "5-shot", "alone")[1])
-    table = claims.against(reference, {"b": better, "d": reference[2:]}, "Computed").set_index("Computed")
-    assert table["5-shot, transductive"].to_dict() == {"b": "+2.00 ± 12.71", "d": "diverged"}
+    table = claims.against(reference, {"b": better, "c": better[:1], "d": reference[2:]}, "Computed").set_index(
+        "Computed"
+    )
+    assert table["5-shot, transductive"].to_dict() == {"b": "+2.00 ± 12.71", "c": "+3.00", "d": "diverged"}
 
 
 def test_all_of_several_things():
