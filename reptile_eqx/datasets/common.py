@@ -6,7 +6,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from .. import places
 
 # Arrays of so many bytes are mapped into memory rather than read.
 _MAPPED = 2**28
+
+FILTERS = {"nearest": Image.Resampling.NEAREST, "antialiased": Image.Resampling.LANCZOS}
+"""How images of another size are reduced."""
 
 Block = UInt8[np.ndarray, "..."]
 
@@ -64,6 +67,24 @@ def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
         raise DataError(f"the data directory {given} cannot be read: give yourself the right to read it")
     named = [given / name, given] if given is not None else []
     return [*named, places.data_directory() / name]
+
+
+def filter_named(resample: str) -> Image.Resampling:
+    """One of `FILTERS`; raises `ValueError` for another name."""
+    if resample not in FILTERS:
+        raise ValueError(f"`resample` is {resample!r}; expected {' or '.join(FILTERS)}")
+    return FILTERS[resample]
+
+
+def fingerprint(folder: str | os.PathLike, files: Iterable[str]) -> str:
+    """Changes when a file below `folder` does: from names, sizes and times of change, as hashing takes longer."""
+    seen = hashlib.sha256()
+    for file in files:
+        path = os.path.join(folder, file)
+        # A link that leads nowhere is found out when its image is read.
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+        seen.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
+    return seen.hexdigest()[:12]
 
 
 def cached(

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import hashlib
 import io
 import os
 import threading
@@ -20,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from .common import Block, DataError, ImageClasses, Unavailable, cached, candidates
+from .common import Block, DataError, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
 
 # Classes for training, validation and testing, in this order along the images' first axis.
 MINI_IMAGENET_SPLITS = (64, 16, 20)
@@ -28,7 +27,6 @@ MINI_IMAGENET_SPLITS = (64, 16, 20)
 _SPLITS = ("train", "val", "test")
 _IMAGES = 600
 _SIDE = 84
-_FILTERS = {"antialiased": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 # No picture of ImageNet comes near these; what does would only fill the memory.
 _MOST_BYTES = 2**28
 _MOST_PIXELS = 10**8
@@ -69,12 +67,11 @@ def load_mini_imagenet(
     **Returns:** images of shape `(100, 600, 84, 84, 3)`, mapped from the cache; raises `Unavailable` where there is no
     copy and `DataError`, listing all that is wrong, where a copy is not whole.
     """
-    if resample not in _FILTERS:
-        raise ValueError(f"`resample` is {resample!r}; expected {' or '.join(_FILTERS)}")
+    filter_named(resample)
     folder = find_mini_imagenet(directory)
     files = _files(folder)
     images, facts = cached(
-        f"mini-imagenet-{resample}-{_fingerprint(folder, files)}",
+        f"mini-imagenet-{resample}-{fingerprint(folder, files)}",
         (sum(MINI_IMAGENET_SPLITS), _IMAGES, _SIDE, _SIDE, 3),
         functools.partial(_decode, folder, files, resample),
         verify=verify,
@@ -143,17 +140,6 @@ def _files(folder: Path) -> list[str]:
 def _is_image(name: str) -> bool:
     # A Mac's archives hold a "._NAME" beside each file.
     return name.lower().endswith((".jpg", ".jpeg", ".png")) and "/._" not in f"/{name}"
-
-
-def _fingerprint(folder: Path, files: list[str]) -> str:
-    """Changes when a file does: from names, sizes and times of change, as hashing the contents takes longer."""
-    seen = hashlib.sha256()
-    for file in files:
-        path = os.path.join(folder, file)
-        # A link that leads nowhere is found out when its image is read.
-        status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-        seen.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
-    return seen.hexdigest()[:12]
 
 
 def _decode(folder: Path, files: list[str], resample: str, write: Callable[[Block], object]) -> dict:
@@ -369,7 +355,7 @@ def _pixels(content: bytes, resample: str) -> _Decoded:
             whole = content.rfind(end) > content.rfind(start)
             if whole and size[0] * size[1] <= _MOST_PIXELS:
                 rgb = image.convert("RGB")
-                small = rgb if size == (_SIDE, _SIDE) else rgb.resize((_SIDE, _SIDE), _FILTERS[resample])
+                small = rgb if size == (_SIDE, _SIDE) else rgb.resize((_SIDE, _SIDE), filter_named(resample))
                 return _Decoded(np.asarray(small), size, mode)
     except UnidentifiedImageError as error:
         raise DataError("is no JPEG or PNG image") from error

@@ -1,6 +1,5 @@
 """Omniglot (Lake et al. 2011): 1,623 handwritten characters from 50 alphabets, each drawn by 20 people."""
 
-import hashlib
 import io
 import os
 import zipfile
@@ -14,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import places
-from .common import DataError, ImageClasses, Unavailable, cached, candidates
+from .common import DataError, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 # MD5 of the published zips.
@@ -24,7 +23,6 @@ _PARTS = {
 }
 _DRAWINGS = 20
 _SIDE = 105
-_FILTERS = {"nearest": Image.Resampling.NEAREST, "antialiased": Image.Resampling.LANCZOS}
 
 # Characters of each alphabet, by part.
 ALPHABETS: dict[str, dict[str, int]] = {
@@ -102,13 +100,17 @@ def load_omniglot(
     **Returns:** images of shape `(1623, 20, 28, 28, 1)`; raises `Unavailable` where Omniglot is nowhere to be had and
     `DataError` where a copy is not whole.
     """
-    if resample not in _FILTERS:
-        raise ValueError(f"`resample` is {resample!r}; expected {' or '.join(_FILTERS)}")
+    filter_named(resample)
     folder = _find(directory) or _download(directory, download)
     sources = [_source(folder, part) for part in _PARTS]
+    files = [
+        str(file.relative_to(folder))
+        for source in sources
+        for file in ([source] if source.is_file() else sorted(source.rglob("*.png")))
+    ]
     characters = sum(sum(alphabets.values()) for alphabets in ALPHABETS.values())
     images, _ = cached(
-        f"omniglot-{resample}-{_fingerprint(sources)}",
+        f"omniglot-{resample}-{fingerprint(folder, files)}",
         (characters, _DRAWINGS, 28, 28, 1),
         lambda write: write(_decode(sources, resample)),
     )
@@ -161,18 +163,6 @@ def _source(folder: Path, part: str) -> Path:
     raise DataError(f"{folder} has no {part}.zip and no folder {part}; expected one of them: copy it there")
 
 
-def _fingerprint(sources: list[Path]) -> str:
-    """Changes when a source does: from names, sizes and times of change, as hashing the contents takes longer."""
-    seen = hashlib.sha256()
-    for source in sources:
-        files = [source] if source.is_file() else sorted(source.rglob("*.png"))
-        for file in files:
-            status = file.stat()
-            name = file.relative_to(source.parent)
-            seen.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return seen.hexdigest()[:12]
-
-
 def _decode(sources: list[Path], resample: str) -> UInt8[np.ndarray, "class drawing 28 28 1"]:
     images, problems = [], []
     total = sum(sum(alphabets.values()) for alphabets in ALPHABETS.values()) * _DRAWINGS
@@ -208,7 +198,7 @@ def _character(source, alphabet, number, found, resample, problems):
                     width, height = image.size
                     problems.append(f"{name}/{file} is {width}×{height} pixels; expected {_SIDE}×{_SIDE}")
                     continue
-                small = image.convert("1" if resample == "nearest" else "L").resize((28, 28), _FILTERS[resample])
+                small = image.convert("1" if resample == "nearest" else "L").resize((28, 28), filter_named(resample))
                 reduced[i, :, :, 0] = np.asarray(small.convert("L"))
         except (OSError, SyntaxError, ValueError) as error:
             problems.append(f"{name}/{file} is no readable image ({error})")
