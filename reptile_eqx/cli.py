@@ -113,7 +113,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     notebooks = _notebooks(parser, options.notebooks)
     out = (options.out or places.figures_directory()).resolve()
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
     given = {"profile": options.profile} | {name: _value(text) for name, text in options.parameters}
     given |= {"devices": options.devices} if options.devices is not None else {}
     given |= {"figures": str(out)} if options.out else {}
@@ -125,12 +124,12 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     try:
         # Planned also where it is not shown: a mistake in the parameters shows before anything is trained.
         planned = plan.steps(**{name: value for name, value in given.items() if name in known}) if own else []
+        planned = [step for step in planned if step.notebook in own]
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     if options.dry_run:
-        return _plan([step for step in planned if step.notebook in own], given, options.out)
-    trained = [config for step in planned if step.notebook in own for config in step.configs]
-    if any(getattr(config, "dataset", "") == "mini-imagenet" for config in trained):
+        return _plan(planned, given, options.out)
+    if any(getattr(config, "dataset", "") == "mini-imagenet" for step in planned for config in step.configs):
         try:
             datasets.find_mini_imagenet(given.get("data"))
         except datasets.DataError as error:
@@ -138,6 +137,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 "nothing was trained, as this takes Mini-ImageNet (which `run 1 2 4` does without, and `run 3 -p train "
                 f"'[\"omniglot-5way-reptile\"]'`). {error}"
             )
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
     began, failed = time.time(), []
     for notebook in notebooks:
         print(f"\n{notebook.name}", file=sys.stderr)

@@ -98,7 +98,7 @@ _ABLATIONS = {
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
 # `quick` shows the records of `paper`, as what is to be seen here is small.
-_FASTER = {
+_FASTER_SCALE = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
@@ -197,7 +197,7 @@ def faster_runs(
     """
     if swept not in FASTER:
         raise ValueError(f"nothing varies {swept!r}; there are {', '.join(FASTER)}")
-    settings = TABLE_3[5] | scaled(_FASTER, profile, outer_iterations) | data
+    settings = TABLE_3[5] | scaled(_FASTER_SCALE, profile, outer_iterations) | data
     values, defaults = FASTER[swept], dict.fromkeys(("quick", "paper"), _FASTER_SEEDS[swept])
     if profile == "smoke":
         values = values[:2]

@@ -35,6 +35,10 @@ MADE = {
         "ablation-momentum",
         "ablation-adam-state",
         "ablation-joint-training",
+        "ablation-order",
+        "ablation-order-gain",
+        "ablation-precision",
+        "ablation-precision-gain",
     ],
 }
 
