@@ -36,7 +36,8 @@ def use_devices(
     **Arguments:**
 
     - `devices`: how many CPU cores, or GPUs where JAX has them, to train on in each process; all by default.
-    - `compilation_cache`: the directory where compiled programs are kept, `data/cache/xla` by default.
+    - `compilation_cache`: the directory where compiled programs are kept; by default what JAX is set to
+      (`JAX_COMPILATION_CACHE_DIR`), or else `data/cache/xla`.
     - `distributed`: whether this is one of several processes, on one host or many, which all run the same Python.
       `True` where SLURM, MPI or Kubernetes started them, as JAX detects; otherwise the arguments of
       `jax.distributed.initialize`, such as `dict(coordinator_address="host:1234", num_processes=2, process_id=0)`.
@@ -47,7 +48,7 @@ def use_devices(
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
-    cache = Path(compilation_cache or places.data_directory() / "cache" / "xla")
+    cache = compilation_cache or jax.config.jax_compilation_cache_dir or places.data_directory() / "cache" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -147,3 +147,18 @@ def test_processes_that_cannot_be_told_apart_are_an_error(given, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", undetected)
     with pytest.raises(ValueError, match="needs coordinator_address, num_processes and process_id"):
         use_devices(distributed=given)
+
+
+def test_compiled_programs_are_kept_where_jax_is_told(tmp_path):
+    def place(**given):
+        use_devices(**given)
+        return jax.config.jax_compilation_cache_dir
+
+    told = jax.config.jax_compilation_cache_dir
+    try:
+        assert place() == told
+        assert place(compilation_cache=tmp_path) == str(tmp_path)
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert place() == str(tmp_path / "home" / "data" / "cache" / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", told)

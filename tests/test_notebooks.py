@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -50,10 +51,8 @@ def test_smoke(name, tmp_path, monkeypatch):
     environment = os.environ | {
         "REPTILE_DATA": "",
         "HTTPS_PROXY": "http://127.0.0.1:9",
-        "JAX_COMPILATION_CACHE_DIR": "",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,  # They share programs.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        # At this scale nearly all the time is compilation.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / f"{name}.ipynb"), "out.ipynb"]
     done = subprocess.run(

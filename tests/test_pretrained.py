@@ -70,9 +70,10 @@ def test_an_unknown_name_is_an_error_that_lists_those_there_are():
 
 
 @pytest.mark.skipif("REPTILE_DATA" not in os.environ, reason="REPTILE_DATA names no real Omniglot")
-def test_the_published_file_gives_the_published_accuracy():
-    published = rx.load_pretrained("omniglot-5way")
-    config, tasks = dataclasses.replace(published.config, eval_shots=(5,)), 40
+@pytest.mark.parametrize(("name", "tasks"), [("omniglot-5way", 40), ("omniglot-20way", 10)])
+def test_the_published_file_gives_the_published_accuracy(name, tasks):
+    published = rx.load_pretrained(name)
+    config = dataclasses.replace(published.config, eval_shots=(5,))
     images = jnp.asarray(rx.datasets.load("omniglot", os.environ["REPTILE_DATA"]).images)
     (measurement,) = config.measurements(images, final=True)
 

@@ -90,17 +90,18 @@ def test_a_record_whose_configuration_is_another_is_not_taken(home):
     assert rx.find_record(config) is None
 
 
-KILLED = """
-import sys, jax
+LONG = dict(outer_iterations=4000, curve_points=200, curve_tasks=2, eval_tasks=4)
+KILLED = f"""
+import sys
 from reptile_eqx import run, use_devices
 from reptile_eqx.experiments import SineRegression
 # A cache of its own: JAX does not write compiled programs atomically, and what is tested here are checkpoints.
 use_devices(1, compilation_cache=sys.argv[1])
-run([SineRegression(outer_iterations=4000, curve_points=200, curve_tasks=2, eval_tasks=4)])
+run([SineRegression(**{LONG})])
 """
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path):
+def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path, monkeypatch):
     def process(home):
         environment = os.environ | {"REPTILE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
         cache = tempfile.mkdtemp(dir=tmp_path)
@@ -119,8 +120,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path):
     with states(cut)[0].open("rb") as file:
         assert 0 < json.loads(file.readline())["iteration"] < 4000, "it was to be killed on its way"
     assert not list((cut / "data" / "runs").glob("*.json"))
-    for home in (cut, whole):
-        assert process(home).wait() == 0
+    assert process(cut).wait() == 0
+    monkeypatch.setenv("REPTILE_HOME", str(whole))
+    rx.run([SineRegression(**LONG)], devices=jax.devices()[:1])
 
     def parameters(home):
         return states(home)[0].read_bytes().split(b"\n", 1)[1]
