@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from .claims import SETTINGS
-from .report import finished
+from .report import finished, task_name
 from .store import Record
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
@@ -167,7 +167,7 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8)
-    what = f"{records[0].config['dataset']}, {records[0].config['ways']}-way"
+    what = task_name(records[0])
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
     _title(axes, f"{what}, {tasks} tasks a point; {seeds}", note)
     axes.grid(alpha=0.25)

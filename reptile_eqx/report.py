@@ -16,6 +16,14 @@ from . import places
 from .devices import first_process
 from .store import Record, environment, write_text
 
+_DATASETS = {"omniglot": "Omniglot", "mini-imagenet": "Mini-ImageNet", "glyphs": "Made-up glyphs"}
+
+
+def task_name(record: Record) -> str:
+    """A classification run's dataset and ways as readers know them, such as "Omniglot, 5-way"."""
+    dataset = record.config["dataset"]
+    return f"{_DATASETS.get(dataset, dataset)}, {record.config['ways']}-way"
+
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation over seeds, the paper's ±; the latter is NaN for a single seed."""

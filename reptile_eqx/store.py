@@ -97,24 +97,32 @@ those that count most first."""
 def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
     """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
 
-    Their configurations are `config` in all but `SCALE`, and alike in all but the seed: of runs of one length those
-    evaluated on the most tasks, of these those of the most seeds. Empty where nobody ran it.
+    Their configurations are `config` in all but `SCALE`, alike in length and learning curve. Of several such sets it is
+    the one of the most seeds, then of the most evaluation tasks; of a seed, its record of the most evaluation tasks.
+    Empty where nobody ran it.
     """
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     # A record made before a field was added has its default.
     defaults = json.loads(json.dumps({field.name: field.default for field in dataclasses.fields(config)}))
-    found: dict[tuple[int, ...], dict[int, Record]] = {}
+    found: dict[tuple[int, ...], dict[int, tuple[int, Record]]] = {}
     for folder in _record_folders(figures):
         for path in sorted(folder.glob("*.json")):
             record = Record(**json.loads(path.read_text()))
             whole = defaults | record.config
             same = all(whole[name] == wanted[name] for name in wanted.keys() - {"seed", *SCALE})
             if same and record.kind == type(config).__name__:
-                found.setdefault(tuple(whole[name] for name in SCALE), {}).setdefault(whole["seed"], record)
+                seeds = found.setdefault(tuple(whole[name] for name in SCALE if name != "eval_tasks"), {})
+                tasks, _ = seeds.get(whole["seed"], (0, None))
+                if whole["eval_tasks"] > tasks:
+                    seeds[whole["seed"]] = (whole["eval_tasks"], record)
     if not found:
         return []
-    largest = max(found, key=lambda size: (size[:2], len(found[size]), size))
-    return [record for _, record in sorted(found[largest].items())]
+
+    def size(of):
+        iterations, *curve = of
+        return iterations, len(found[of]), sum(tasks for tasks, _ in found[of].values()), curve
+
+    return [record for _, (_, record) in sorted(found[max(found, key=size)].items())]
 
 
 def run(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from .claims import cells_of, exceeds, over_tasks, verdict
 from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
-from .report import mean_and_spread, percent, scale
+from .report import mean_and_spread, percent, scale, task_name
 from .store import Record
 from .sweeps import TABLE_5, TABLE_6
 
@@ -57,7 +57,9 @@ def _cells(records, training, algorithm, shots, paper):
     seeds = "1 seed" if len(records) == 1 else f"{len(records)} seeds"
     lost = len(records) - len(cells)
     diverged = f", of which {lost} diverged and left out" if lost else ""
-    said = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {records[0].config['eval_tasks']:,} tasks"
+    evaluated = [record.config["eval_tasks"] for record in records]
+    tasks = " to ".join(f"{n:,}" for n in sorted({min(evaluated), max(evaluated)}))
+    said = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {tasks} tasks"
     if not cells:
         return nothing | {"Here": "diverged", "Scale": said}
     mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
@@ -86,7 +88,7 @@ def verdicts(records: Mapping[str, Sequence[Record]]) -> list[str]:
         if all(cells):
             whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
             note = "; ".join(filter(None, map(scale, used, whole)))
-            found.append(verdict(f"{used[0][0].config['dataset']}, {ways}-way{claim}", exceeds(*cells), note))
+            found.append(verdict(f"{task_name(used[0][0])}{claim}", exceeds(*cells), note))
     return found
 
 

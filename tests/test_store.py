@@ -1,5 +1,6 @@
 """Runs on disk: resumed exactly, never repeated, independent of what runs beside them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -330,7 +331,14 @@ def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
     assert rx.largest_records(few, home / "elsewhere") == made[1:3]
     assert rx.largest_records(few) == [], "those are other figures than the project's own"
     assert rx.largest_records(other, home / "elsewhere") == [made[3]]
-    path = home / "elsewhere" / "runs" / f"{made[1].name}.json"
+    # More evaluation tasks of one seed are taken; the other seed's stay what they are.
+    (again,) = rx.run([dataclasses.replace(more[0], eval_tasks=6)], publish=True, figures=home / "elsewhere")
+    assert rx.largest_records(few, home / "elsewhere") == [again, made[2]]
+    # Fewer seeds do not displace more, however many tasks they are evaluated on.
+    alone = dataclasses.replace(more[0], eval_tasks=50, curve_points=1)
+    rx.run([alone], publish=True, figures=home / "elsewhere")
+    assert rx.largest_records(few, home / "elsewhere") == [again, made[2]]
+    path = home / "elsewhere" / "runs" / f"{again.name}.json"
     kept = json.loads(path.read_text())
     del kept["config"]["schedule"]  # as if made before the field was there
     path.write_text(json.dumps(kept))

@@ -116,6 +116,9 @@ def test_a_row_says_its_scale_and_whether_the_intervals_meet():
     assert row["95 % over tasks"] == f"± {0.2 / 3**0.5:.2f}"
     assert row["Intervals meet"] == "yes"
     assert row["Scale"] == "100,000 of 100,000 iterations, 3 seeds, 10,000 tasks"
+    fewer = [seeds[0], record("omniglot-5way-reptile", 1, eval_tasks=2000)]
+    scales = rx.tables.accuracy_table("omniglot", {"omniglot-5way-reptile": fewer})["Scale"]
+    assert "100,000 of 100,000 iterations, 2 seeds, 2,000 to 10,000 tasks" in set(scales)
     far = table[(table["Task"] == "5-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
     assert far["Intervals meet"] == "no", "98.90 ± 0.10 and 95.30 ± 0.12"
     assert set(table[table["Task"].str.contains("20-way")]["Here"]) == {"not run"}
@@ -139,10 +142,10 @@ def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
     reptile, maml = record("omniglot-5way-reptile"), record("omniglot-5way-1shot-maml", accuracy=0.95)
     found = {"omniglot-5way-reptile": [reptile], "omniglot-5way-1shot-maml": [maml]}
     assert rx.tables.verdicts(found) == [
-        "holds: omniglot, 5-way 1-shot: transduction helps Reptile",
-        "holds: omniglot, 5-way 1-shot: MAML is ahead of Reptile",
-        "holds: omniglot, 5-way 5-shot: transduction helps Reptile",
-        "cannot be told at this scale: omniglot, 5-way: five shots beat one",
+        "holds: Omniglot, 5-way 1-shot: transduction helps Reptile",
+        "holds: Omniglot, 5-way 1-shot: MAML is ahead of Reptile",
+        "holds: Omniglot, 5-way 5-shot: transduction helps Reptile",
+        "cannot be told at this scale: Omniglot, 5-way: five shots beat one",
     ]
     short = record("omniglot-5way-1shot-maml", outer_iterations=100)
     assert not any("MAML" in line for line in rx.tables.verdicts(found | {"omniglot-5way-1shot-maml": [short]}))
@@ -151,11 +154,11 @@ def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
 
 def test_a_claim_about_stand_in_data_names_it_and_one_at_the_papers_scale_has_no_excuse():
     glyphs = [record("omniglot-5way-reptile", dataset="glyphs")]
-    assert rx.tables.verdicts({"omniglot-5way-reptile": glyphs})[0].startswith("holds: glyphs, 5-way 1-shot")
+    assert rx.tables.verdicts({"omniglot-5way-reptile": glyphs})[0].startswith("holds: Made-up glyphs, 5-way 1-shot")
     seeds = [record("omniglot-5way-reptile", seed) for seed in range(3)]
     for one in seeds:
         one.results["1-shot"]["alone"] = one.results["1-shot"]["alone"] | {"mean": 0.99}
-    assert "does not hold: omniglot, 5-way: five shots beat one" in rx.tables.verdicts({"omniglot-5way-reptile": seeds})
+    assert "does not hold: Omniglot, 5-way: five shots beat one" in rx.tables.verdicts({"omniglot-5way-reptile": seeds})
 
 
 def test_latex_is_a_tabular_with_its_symbols_escaped():
