@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from .presets import PROFILES
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
 executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
 from its last checkpoint. A notebook that fails does not stop the others; the exit status is the number that failed.
+`paper` trains in order of worth, as the dry run lists it, and executes each notebook when all that it shows is there.
 
 examples:
   reptile-eqx run                                   all notebooks, minutes on two cores
@@ -139,7 +141,15 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             )
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     began, failed = time.time(), []
-    for notebook in notebooks:
+
+    def needs(notebook):
+        """The steps up to the last one that a notebook shows."""
+        last = max((i for i, step in enumerate(planned, 1) if step.notebook == notebook.stem), default=0)
+        return planned[:last] if given["profile"] == "paper" else []
+
+    for notebook in sorted(notebooks, key=lambda notebook: len(needs(notebook))):
+        if needs(notebook):
+            _train_apart(needs(notebook), given)
         print(f"\n{notebook.name}", file=sys.stderr)
         known = papermill.inspect_notebook(str(notebook))
         problem = _execute(notebook, out / "notebooks" / notebook.name, {k: v for k, v in given.items() if k in known})
@@ -162,6 +172,17 @@ def _plan(planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> 
         title = f"What the profile {given['profile']} trains, and how long that takes here"
         report.save_table(left, "plan", title, [], out)
     return 0
+
+
+def _train_apart(planned: list[plan.Step], given: dict[str, Any]) -> None:
+    """Train in a process of its own: JAX gives a GPU's memory back, for the notebooks, only when its process ends.
+
+    What goes wrong is printed, and met again by the notebook that needs it.
+    """
+    arguments = (planned, given.get("data"), given.get("devices"), given.get("figures"))
+    process = multiprocessing.get_context("spawn").Process(target=plan.train, args=arguments)
+    process.start()
+    process.join()
 
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:

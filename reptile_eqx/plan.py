@@ -1,14 +1,17 @@
-"""What a profile trains, in order of worth, and how long that takes on this machine: `reptile-eqx run --dry-run`."""
+"""What a profile trains, in order of worth, how long that takes on this machine (`reptile-eqx run --dry-run`), and
+working it off."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from . import bench, flops, presets, sweeps
+from . import bench, datasets, flops, presets, sweeps
+from .devices import use_devices
 from .experiments import SineRegression
-from .store import iterations_left
+from .store import iterations_left, run
 
 # An outer iteration of MAML takes 2.3 (k = 2) to 3.3 (k = 6) times as long as first-order MAML's, measured on Omniglot.
 _MAML = 3.0
@@ -29,7 +32,12 @@ def steps(
     eval_tasks: int | None = None,
     train: Sequence[str] | None = None,
 ) -> list[Step]:
-    """All that the notebooks train at a profile, in the order in which they do. The arguments are their parameters."""
+    """All that the notebooks train at a profile, in order of worth. The arguments are the notebooks' parameters.
+
+    The sine's trainings take minutes in all. Then come 5-way Omniglot, Figures 3 and 4, the other trainings of Reptile
+    and what is varied around Table 3; last MAML's and first-order MAML's rows of Tables 1 and 2, which take most of
+    the time.
+    """
     scale = (profile, seeds, outer_iterations)
     found = [
         Step("1_sine_regression", f"Figure 1, {algorithm}", presets.sine_runs(profile, algorithm, *scale[1:]))
@@ -41,20 +49,36 @@ def steps(
         Step("2_analysis", f"Section 5, {algorithm}", presets.analysis_runs(profile, algorithm, *scale[1:]))
         for algorithm in ("joint", "fomaml", "maml", "reptile")
     ]
-    found += [
+    tables = [
         Step("3_classification", name, presets.classification_runs(name, *scale, eval_tasks))
         for name in presets.trainings_of(profile, train)
     ]
+    found += [step for step in tables if step.what == "omniglot-5way-reptile"]
     found.append(Step("4_ablations", "Figure 3", list(_leaves(sweeps.figure_3_runs(*scale)))))
     for panel in sweeps.SWEEPS:
         found.append(Step("4_ablations", f"Figure {panel}", list(_leaves(sweeps.figure_4_runs(panel, *scale)))))
+    found += [step for step in tables if step.what.endswith("reptile") and step not in found]
     for swept in sweeps.ABLATIONS:
         configs = list(_leaves(sweeps.ablation_runs(swept, *scale)))
         found.append(Step("4_ablations", f"Table 3, varied: {swept}", configs))
     for swept in sweeps.FASTER:
         configs = list(_leaves(sweeps.faster_runs(swept, *scale)))
         found.append(Step("4_ablations", f"Table 3, faster by {swept}", configs))
-    return found
+    return found + [step for step in tables if step not in found]
+
+
+def train(found: Sequence[Step], data: str | None, devices: int | None, figures: str | os.PathLike | None) -> None:
+    """Train what is not there yet, in the order given, and keep the records where the notebooks of `paper` look.
+
+    `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `store.run` for the rest.
+    """
+    used = use_devices(devices)
+    for step in found:
+        dataset = getattr(step.configs[0], "dataset", None)
+        images = datasets.load(dataset, data) if dataset else None
+        print(f"\n{step.notebook}: {step.what}", file=sys.stderr)
+        shared, origin = (images.images, images.origin) if images else (None, presets.SINE_WAVES)
+        run(step.configs, shared, origin=origin, publish=True, figures=figures, devices=used)
 
 
 def _leaves(runs: Any) -> Iterator[Any]:

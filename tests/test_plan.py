@@ -47,6 +47,57 @@ def test_the_plan_asks_for_runs_where_the_notebooks_do(notebook, names, monkeypa
     assert set(names) <= set(called)
 
 
+def test_the_order_is_that_of_worth():
+    whats = [step.what for step in plan.steps("paper")]
+    listed = ["Figure 1, reptile", "Section 5, reptile", "omniglot-5way-reptile", "Figure 3", "Figure 4a", "Figure 4c",
+              "omniglot-20way-reptile", "mini-imagenet-5way-reptile", "Table 3, varied: adam_b1",
+              "omniglot-5way-1shot-fomaml", "mini-imagenet-5way-5shot-maml"]  # fmt: skip
+    assert [whats.index(what) for what in listed] == sorted(whats.index(what) for what in listed)
+    assert len(whats) == len(set(whats)) and set(rx.presets.TRAININGS) <= set(whats)
+
+
+def test_the_paper_is_trained_in_that_order_and_each_notebook_executed_when_its_runs_are_there(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr("reptile_eqx.datasets.find_mini_imagenet", lambda _: None)
+    monkeypatch.setattr("reptile_eqx.cli._train_apart", lambda steps, _: done.append([step.what for step in steps]))
+    monkeypatch.setattr("papermill.execute_notebook", lambda path, *_, **__: done.append(Path(path).stem))
+    assert main(["run", "--profile", "paper", "--out", str(tmp_path)]) == 0
+    whats = [step.what for step in plan.steps("paper")]
+    assert done[1::2] == ["1_sine_regression", "2_analysis", "4_ablations", "3_classification"]
+    assert all(prefix == whats[: len(prefix)] for prefix in done[::2])
+    assert done[0][-1] == "MAML's setting" and done[2][-1] == "Section 5, reptile"
+    assert done[4][-1] == "Table 3, faster by precision" and done[6] == whats
+    done.clear()
+    assert main(["run", "3", "--profile", "quick", "--out", str(tmp_path)]) == 0
+    assert done == ["3_classification"], "smaller profiles leave it to the notebooks"
+
+
+def test_what_was_trained_beforehand_is_there_for_the_notebook(monkeypatch, tmp_path):
+    """In the process of its own that the command starts."""
+    config = rx.SineRegression(outer_iterations=20, curve_points=1, curve_tasks=2, eval_tasks=4)
+    monkeypatch.setattr(plan, "steps", lambda **_: [plan.Step("1_sine_regression", "tiny", [config])])
+    found = []
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: found.append(rx.find_record(config, tmp_path)))
+    assert main(["run", "1", "--profile", "paper", "--out", str(tmp_path)]) == 0
+    assert found[0].status == "finished" and found[0].made["data"] == rx.presets.SINE_WAVES
+
+
+def test_images_are_loaded_where_a_step_needs_them(monkeypatch, tmp_path):
+    (few_shot,) = rx.presets.classification_runs(
+        "omniglot-5way-reptile", "smoke", 1, dataset="glyphs", train_classes=400
+    )
+    asked = []
+    monkeypatch.setattr(
+        plan, "run", lambda configs, shared, origin, **_: asked.append((configs, np.shape(shared), origin))
+    )
+    plan.train([plan.Step("3", "a", [few_shot]), plan.Step("1", "b", [rx.SineRegression()])], None, None, tmp_path)
+    glyphs = rx.datasets.draw_glyphs()
+    assert asked == [
+        ([few_shot], glyphs.images.shape, glyphs.origin),
+        ([rx.SineRegression()], (), rx.presets.SINE_WAVES),
+    ]
+
+
 def test_what_is_left_is_counted_in_operations_and_hours(no_clock):
     (config,) = rx.presets.classification_runs("omniglot-5way-reptile", "paper", 1)
     rows = plan.table([plan.Step("3_classification", "5-way", [config])])
