@@ -129,6 +129,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         planned = [step for step in planned if step.notebook in own]
     except (TypeError, ValueError) as error:
         parser.error(str(error))
+    if options.dry_run and not planned:
+        parser.error("these notebooks train nothing that is planned: the plan is of the project's own")
     if options.dry_run:
         return _plan(planned, given, options.out)
     if any(getattr(config, "dataset", "") == "mini-imagenet" for step in planned for config in step.configs):

@@ -43,7 +43,7 @@ def use_devices(
       `jax.distributed.initialize`, such as `dict(coordinator_address="host:1234", num_processes=2, process_id=0)`.
 
     **Returns:** the devices of all processes. Raises `ValueError` for a number below one or where the processes cannot
-    be told, `RuntimeError` where JAX has started already with another number. Warns where an NVIDIA GPU is there and
+    be told, `RuntimeError` where JAX has started already with fewer. Warns where an NVIDIA GPU is there and
     JAX does not use it.
     """
     if devices is not None and devices < 1:

@@ -46,6 +46,8 @@ def few_shot_accuracy(
     - `task`: pairs `(x, labels)` as support and query.
     - `steps`, `batch_size`, `schedule`: of the adaptation (Tables 3 and 4: "Eval. inner …").
     """
+    if task.query is None:
+        raise ValueError("accuracy is measured on a task's query, and this one has none: give `FewShot` `queries=1`")
     batches = minibatches(schedule, key, task.support, batch_size, steps)
     model = adapt(loss, optimiser, model, state, batches).model
     x, labels = task.query

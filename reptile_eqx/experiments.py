@@ -1,9 +1,9 @@
 """The paper's experiments as run configurations: frozen dataclasses that say all a result depends on.
 
 A configuration describes one seed. Those that differ only in `numbers` share one compiled program. `store.run`
-trains any class with the members these two have: `name`, `seed`, `outer_iterations`, `curve_points`, `numbers`,
-`measured` (the fields that matter to measurements alone, so that runs which differ in them share a training),
-`learner(shared)` and `measurements(shared, final)`.
+trains any class with the members these have: `name`, `seed`, `outer_iterations`, `curve_points`, `precision`,
+`numbers`, `measured` (the fields that matter to measurements alone, so that runs which differ in them share a
+training), `learner(shared)` and `measurements(shared, final)`.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Measurement(NamedTuple):
 
     `measure` is part of a compiled program and returns a pytree of arrays; `summarise` turns that pytree, with a
     leading axis of tasks, into what a record keeps (JSON). One name stands for one `measure`, along training and at the
-    end. A GPU takes `at_once` tasks of a run at a time, which bounds its memory.
+    end. A GPU takes up to `at_once` tasks at a time, which bounds its memory.
     """
 
     name: str
@@ -70,7 +70,7 @@ def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformati
     settings = dict(batch_size=config.inner_batch_size, schedule=SCHEDULES[config.schedule])
     if config.algorithm == "maml":
         return maml(loss, optimiser, steps=k, separate_tail=config.tail > 0, **settings)
-    weights = {"joint": (1.0,), "fomaml": (0.0,) * (k - 1) + (1.0,)}.get(config.algorithm, (1.0,) * k)
+    weights = (0.0,) * (k - 1) + (1.0,) if config.algorithm == "fomaml" else (1.0,) * k
     weights = config.weights if config.algorithm == "combination" else weights
     return gradient_combination(loss, optimiser, weights, separate_tail=config.tail > 0, **settings)
 
@@ -111,7 +111,8 @@ def _require(what: str, given: Any, holds: bool, expected: str) -> None:
 class SineRegression:
     """Section 4: regression on sine waves. The defaults are the paper's Reptile.
 
-    `algorithm` is "reptile", "joint" (training on the expected loss), "fomaml", "maml" or "random" (no training).
+    `algorithm` is "reptile", "joint" (training on the expected loss), "fomaml", "maml" or "random" (no training, and
+    `outer_iterations` = 0).
     With `training_points` = 0 a training task is the 50 equally spaced points of its wave, which five batches of ten
     pass over once; otherwise it is that many random points, and the 50 are FOMAML's and MAML's last batch.
     """
@@ -140,7 +141,8 @@ class SineRegression:
 
     def __post_init__(self):
         _check(self, ("reptile", "joint", "fomaml", "maml", "random"))
-        _require("outer_iterations", self.outer_iterations, self.outer_iterations >= 0, "0 or more")
+        if self.algorithm == "random":
+            _require("outer_iterations", self.outer_iterations, self.outer_iterations == 0, "0, as nothing is trained")
         last_apart = self.algorithm in ("fomaml", "maml")
         _require("training_points", self.training_points, (self.training_points > 0) == last_apart,
                  "points to adapt to for FOMAML and MAML, and 0 for the others")  # fmt: skip
@@ -267,7 +269,7 @@ class FewShotClassification:
     validation_classes: int = 0
     ways: int = 5
     algorithm: str = "reptile"
-    weights: tuple[float, ...] | Float[Array, " k"] = ()
+    weights: tuple[float, ...] | list[float] | Float[Array, " k"] = ()
     tail: int = 0
     optimiser: str = "adam"
     adam_b1: float = 0.0
@@ -287,12 +289,15 @@ class FewShotClassification:
     seed: Seed = 0
     curve_points: int = 20
     curve_tasks: int = 100
-    eval_shots: tuple[int, ...] = (1, 5)
+    eval_shots: tuple[int, ...] | list[int] = (1, 5)
     eval_tasks: int = 10_000
     eval_inner_iterations: int = 50
-    eval_inner_batch_size: int | tuple[int, ...] = 5
+    eval_inner_batch_size: int | tuple[int, ...] | list[int] = 5
 
     def __post_init__(self):
+        for field in ("weights", "eval_shots", "eval_inner_batch_size"):
+            if isinstance(getattr(self, field), list):
+                object.__setattr__(self, field, tuple(getattr(self, field)))
         _check(self, ("reptile", "joint", "fomaml", "maml", "combination"))
         for field in ("ways", "training_shots", "outer_iterations", "eval_inner_iterations"):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "1 or more")
@@ -347,6 +352,12 @@ class FewShotClassification:
         """The training that this configuration describes, on images by class."""
         if shared is None:
             raise ValueError(f"{self.name} takes images by class, and none were given")
+        size = (84, 84, 3) if self.dataset == "mini-imagenet" else (28, 28, 1)
+        if shared.shape[2:] != size:
+            raise ValueError(
+                f"the network for {self.dataset!r} takes images of {size}, height, width and channels; given "
+                f"{shared.shape[2:]}: resize them, or train a network of your own with `Learner`"
+            )
         gradient = _gradient(self, LOSSES[self.loss], self.inner_optimiser())
         merge = merge_adam(b2=0.999, b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(

@@ -164,6 +164,7 @@ class _Classifier(eqx.Module):
         self.head_bias = jnp.zeros(ways)
 
     def _logits(self, x):
+        x = x.astype(self.head.dtype)  # float32 parameters stay float32 also under x64
         for block in self.blocks:
             x = block(x)
         return x.reshape(x.shape[0], -1) @ self.head + self.head_bias

@@ -97,10 +97,11 @@ def table(found: Sequence[Step], devices: int | None = None, figures: str | os.P
     Speed is measured on one short training of each network that is still needed (`bench`), and scaled by the
     floating-point operations of training and evaluation. Runs that several steps have in common count for the first.
     """
-    seen, left = set(), []
+    seen, runs, left = set(), [], []
     for step in found:
         fresh = [config for config in dict.fromkeys(step.configs) if config not in seen]
         seen.update(fresh)
+        runs.append(len(fresh))
         short = {config: iterations_left(config, figures) for config in fresh}
         left.append([_Left(config, iterations) for config, iterations in short.items() if iterations is not None])
     speed = {name: bench.paper_speed(name, devices) for name in sorted({run.workload for some in left for run in some})}
@@ -108,14 +109,14 @@ def table(found: Sequence[Step], devices: int | None = None, figures: str | os.P
         {
             "Notebook": step.notebook,
             "What": step.what,
-            "Runs": len(step.configs),
+            "Runs": several,
             "To do": len(some),
             "Outer iterations": sum(run.iterations for run in some),
             "Images (millions)": sum(run.examples for run in some) / 1e6,
             "TFLOP": sum(run.operations for run in some) / 1e12,
             "Hours here": sum(run.operations / speed[run.workload] for run in some) / 3600,
         }
-        for step, some in zip(found, left, strict=True)
+        for step, several, some in zip(found, runs, left, strict=True)
     ]
     whole = pd.DataFrame(rows)
     total = {"Notebook": "", "What": "all", **whole.drop(columns=["Notebook", "What"]).sum().to_dict()}

@@ -130,8 +130,9 @@ def seeds_of(
     if isinstance(seeds, str) or not isinstance(seeds, int | Sequence):
         raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not chosen or min(chosen) < 0:
-        raise ValueError(f"`seeds` is how many, or which, seeds (0 or greater) to train; given {seeds!r}")
+    whole = all(isinstance(seed, int) and seed >= 0 for seed in chosen)
+    if not chosen or not whole or len(set(chosen)) < len(chosen):
+        raise ValueError(f"`seeds` is how many, or which, seeds (0 or greater, each once) to train; given {seeds!r}")
     return chosen
 
 

@@ -216,9 +216,10 @@ class Programs:
     def _see(self, trainings, index, measurement, seen, final, bar):
         """Every training's values for all of a measurement's tasks, given those `seen` before (`None`: none)."""
         on_cpu = jax.default_backend() == "cpu"
-        # Runs share a GPU, whose memory would not hold the patches of all their tasks at once.
+        # Runs may share a GPU, whose memory would not hold the patches of all their tasks at once.
         devices = len(self._devices or jax.devices())
-        block = min(measurement.tasks, 25 if on_cpu else max(1, measurement.at_once * devices // self._runs))
+        together = -(-max(self._runs, devices) // devices)
+        block = min(measurement.tasks, 25 if on_cpu else max(1, measurement.at_once // together))
         units = self._runs * -(-measurement.tasks // block) if on_cpu else max(self._runs, devices)
         program = self._side_by_side(self._measured(index, final, block), units)
         # Along the curve and at the end one program measures what has one name.
@@ -247,7 +248,7 @@ class Programs:
             config = self._configured(unit)
             measure = config.measurements(shared, final=final)[index].measure
             state = eqx.combine(unit["state"], self._still)
-            # Evaluation tasks are the same for every run of a seed, and others than along the curve.
+            # Evaluation tasks depend on the seed and the measurement's place alone, and are others than the curve's.
             key = jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(config.seed), unit["tasks"]), index)
             keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(unit["first"] + jnp.arange(block))
             together = {} if jax.default_backend() == "cpu" else {"batch_size": block}
@@ -285,6 +286,9 @@ def make(trainings: Sequence[Training], shared: PyTree, devices: Sequence[jax.De
                 for training in unsaved.values():
                     training.save()
                 unsaved, saved = {}, time.monotonic()
+        for training in trainings:
+            if not training.path.exists():  # nothing to train, as for a random initialisation
+                training.save()
         finished = [t for t in trainings if not t.diverged]
         measured = iter(programs.measure(finished, final=True, bar=bar) if finished else ())
     results = [{} if t.diverged else next(measured) for t in trainings]

@@ -257,7 +257,7 @@ def now() -> str:
 
 def commit() -> str:
     """The checkout's commit, with `+` where files other than `figures/` differ from it; empty outside a checkout."""
-    if shutil.which("git") is None:
+    if not places.in_checkout() or shutil.which("git") is None:
         return ""
 
     def git(*arguments):

@@ -70,8 +70,8 @@ class FewShot(eqx.Module):
     0 … N-1, example after example within a class.
     """
 
-    images: ImagesByClass
-    classes: Int[Array, " choices"]
+    images: ImagesByClass = eqx.field(converter=jnp.asarray)
+    classes: Int[Array, " choices"] = eqx.field(converter=jnp.asarray)
     ways: int = eqx.field(static=True)
     shots: int = eqx.field(static=True)
     queries: int = eqx.field(static=True, default=0)

@@ -210,7 +210,7 @@ def expansion_errors(activation: Callable, alphas: np.ndarray, k: int) -> dict[s
 
 
 def example_problems(images: ImagesByClass | None) -> dict[str, Problem]:
-    """Two networks, each smooth and with the activation the paper used, with finite sets of tasks of two batches.
+    """Two networks, each with a smooth activation and with ReLU, with finite sets of tasks of two batches.
 
     The sine MLP has three tasks with batches of five points, the Omniglot network one 5-way task of `images` with
     batches of one image a class (left out where there are no images).

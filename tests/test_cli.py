@@ -50,6 +50,8 @@ def test_one_failing_notebook_does_not_stop_the_others_and_the_status_tells(tmp_
         ),
         (["run", "3", "-p", "train", "['omniglot-20']"], "no training 'omniglot-20'; there are omniglot-5way-reptile"),
         (["run", "--profile", "fast"], "invalid choice: 'fast'"),
+        (["run", "3", "-p", "seeds", "[0, 0]"], "seeds (0 or greater, each once) to train; given [0, 0]"),
+        (["run", "3", "--dry-run", "-p", "train", "[]"], "these notebooks train nothing that is planned"),
         (["data", "imagenet"], "unknown dataset imagenet; there are omniglot, mini-imagenet, glyphs"),
         ([], "required"),
     ],

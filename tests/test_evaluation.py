@@ -106,6 +106,12 @@ def test_transduction_shares_the_batch_and_alone_does_not(trained):
     assert seen == [10, 3], "the support's nine and one held-out image; then the three held-out ones together"
 
 
+def test_accuracy_on_tasks_without_a_query_is_an_error():
+    task, still = distribution()(jax.random.key(9))._replace(query=None), optax.sgd(0.0)
+    with pytest.raises(ValueError, match="this one has none: give `FewShot` `queries=1`"):
+        few_shot_accuracy(lambda m, b: jnp.zeros(()), still, None, None, task, jax.random.key(0), **SETTINGS)
+
+
 def test_adaptation_watches_the_model_before_and_after_every_step():
     task, model = SineWaves(points=10)(jax.random.key(0)), sine_network(jax.random.key(1))
     watched = adaptation(

@@ -126,6 +126,7 @@ def test_what_is_done_or_begun_is_left_out(no_clock, home):
     assert [store.iterations_left(config, home / "elsewhere") for config in (done, begun, fresh)] == [None, 100, 30]
     rows = plan.table([plan.Step("1", "a", [done, begun]), plan.Step("1", "b", [begun, fresh])], 2, home / "elsewhere")
     assert rows["To do"].tolist() == [1, 1, 2], "a run of two steps counts for the first"
+    assert rows["Runs"].tolist() == [2, 1, 3]
     assert rows["Outer iterations"].tolist() == [100, 30, 130]
     assert no_clock == [("sine", 2)]
     assert plan.table([plan.Step("1", "a", [done])], None, home / "elsewhere")["TFLOP"].tolist() == [0, 0]

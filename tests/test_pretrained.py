@@ -37,6 +37,15 @@ def test_a_published_file_is_small_and_float32_and_its_records(name, x64):
         assert record["config"].items() <= json.loads(json.dumps(dataclasses.asdict(published.config))).items()
 
 
+def test_a_published_file_can_be_adapted_whatever_jax_is_set_to():
+    with jax.enable_x64(True):
+        start = rx.load_pretrained("omniglot-5way")
+        images = jax.random.uniform(jax.random.key(0), (5, 28, 28, 1))  # float64 here
+        batches = rx.minibatches(rx.cycle, jax.random.key(1), (images, jnp.arange(5)), 5, 2)
+        adapted = rx.adapt(start.loss, start.optimiser, start.model, start.inner, batches)
+    assert {str(leaf.dtype) for leaf in arrays(adapted.model)} == {"float32"}
+
+
 def test_what_is_written_is_read(tmp_path):
     published = rx.load_pretrained("omniglot-5way")
     record = rx.Record(

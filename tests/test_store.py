@@ -71,7 +71,7 @@ def test_every_setting_that_changes_the_training_changes_the_run():
             ("seed", 0),
             ("inner_step_size", 0.01),
             ("inner_iterations", 4),
-            ("algorithm", "random"),
+            ("schedule", "replacement"),
             ("meta_batch_size", 2),
             ("curve_tasks", 7),
         ]
@@ -201,6 +201,30 @@ def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
         (record,) = rx.run([SineRegression(**(SINE | steep | dict(outer_iterations=1, curve_points=0)))])
     assert record.status == "diverged"
     assert rx.report.losses_by_setting({"steep": record}).iloc[0].tolist() == ["steep", *["diverged"] * 4]
+
+
+def test_a_run_that_trains_nothing_keeps_its_state_too():
+    random = SineRegression(algorithm="random", **(SINE | dict(outer_iterations=0, curve_points=0)))
+    rx.run([random])
+    fresh = rx.start(random.learner(), jax.random.PRNGKey(0))
+    assert same(rx.load_state(random).model, fresh.model)
+    with pytest.raises(ValueError, match="`outer_iterations` is 30000; expected 0, as nothing is trained"):
+        SineRegression(algorithm="random")
+
+
+def test_the_commit_is_the_projects_or_none(monkeypatch):
+    monkeypatch.setattr("reptile_eqx.places.in_checkout", lambda: False)
+    assert store.commit() == "", "an installed wheel may lie inside somebody else's repository"
+
+
+def test_lists_of_shots_are_as_good_as_tuples():
+    config = FewShotClassification(eval_shots=[1, 5], eval_inner_batch_size=[5, 15])
+    assert config == FewShotClassification(eval_shots=(1, 5), eval_inner_batch_size=(5, 15)) and hash(config)
+
+
+def test_images_of_another_size_are_named():
+    with pytest.raises(ValueError, match=r"network for 'noise' takes images of \(28, 28, 1\), .* given \(28, 20, 1\)"):
+        FewShotClassification(**FEW_SHOT).learner(noise_images()[:, :, :, :20])
 
 
 def test_the_state_of_a_run_not_made_here_is_an_error():

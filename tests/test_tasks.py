@@ -169,6 +169,13 @@ def test_few_shot_tasks_are_drawn_evenly(rotations):
     assert np.mean(same) < 0.15, "each class draws its own examples: equal ones are 1 in 20"
 
 
+def test_images_may_be_numpys_also_inside_a_trace():
+    keys = jax.random.split(jax.random.key(0), 2)
+    of_numpy, of_jax = (tasks.FewShot(some, np.arange(6), ways=3, shots=2) for some in (IMAGES, jnp.asarray(IMAGES)))
+    together = jax.vmap(of_numpy)(keys).support[0]
+    np.testing.assert_array_equal(together, jax.vmap(of_jax)(keys).support[0])
+
+
 def test_tasks_without_queries_have_none():
     task = tasks.FewShot(jnp.asarray(IMAGES), jnp.arange(6), ways=6, shots=5)(jax.random.key(0))
     assert task.query is None
