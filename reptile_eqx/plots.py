@@ -103,7 +103,9 @@ def figure_1(panels: Mapping[str, Record], note: str = "") -> Figure:
 
     `panels` maps a panel's title to a `SineRegression` record.
     """
-    figure, row = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), sharey=True, layout="constrained")
+    size = (4 * len(panels), 3.4)
+    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    row = grid[0]
     for axes, (title, record) in zip(row, panels.items(), strict=True):
         _panel(axes, record, title)
     row[0].set_ylabel("f(x)")
@@ -121,7 +123,7 @@ def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Fi
         colour = COLOURS.get(name, PURPLE)
         axes.plot(steps, losses.mean(0), linestyle=STYLES.get(name, "-"), color=colour, label=name)
         axes.fill_between(steps, losses.min(0), losses.max(0), color=colour, alpha=0.2, linewidth=0)
-    tasks = next(iter(methods.values()))[0].results["loss"]["tasks"]
+    tasks = finished(next(iter(methods.values())))[0].results["loss"]["tasks"]
     axes.set(xlabel="gradient steps on 10 sampled points", ylabel="eq. 8: squared error integrated over [-5, 5]")
     axes.set_yscale("log")
     figure.legend(frameon=False, loc="outside lower center", ncols=5, fontsize=8)
@@ -189,7 +191,9 @@ def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: st
         _curve(axes, records, _accuracy("5-shot", setting), label, smooth=True, color=colours[k], linestyle=style)
     axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
     figure.legend(frameon=False, ncols=4, fontsize=8, loc="outside lower center")
-    _title(axes, "Figure 3: inner-loop gradient combinations, on unseen classes", note)
+    tasks = next(iter(curves.values()))[0].config["curve_tasks"]
+    title = "Figure 3: inner-loop gradient combinations, on unseen classes"
+    _title(axes, f"{title}\n{tasks} tasks a point, each smoothed with its neighbours", note)
     axes.grid(alpha=0.25)
     return figure
 
@@ -209,7 +213,7 @@ def figure_4(
 ) -> Figure:
     """A panel of Figure 4: final accuracy against what it sweeps; bars: range over seeds.
 
-    `reference` is an accuracy in percent to draw beside them, Reptile's with batches of 25.
+    `reference` is an accuracy in percent to draw beside 4c's full batches, Reptile's with batches of 25.
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     looks = {
@@ -225,11 +229,11 @@ def figure_4(
         label = _without_diverged([record for records in points.values() for record in records], line)[1]
         _points(axes, list(points), list(points.values()), lambda r: value(r.results), label=label, **look)
     if reference is not None:
-        axes.axhline(reference, color=BLUE, linestyle=":", label="Reptile, batches of 25, outer step size 1")
+        axes.axhline(reference, color=BLUE, linestyle=":", label="Reptile, batches of 25 images, outer step size 1")
     swept = {
         "4a": "inner-loop iterations",
-        "4b": "inner-loop batch size (images, of which a separate tail leaves 75)",
-        "4c": "outer step size",
+        "4b": "inner-loop batch size (images; with a separate tail 75 at most)",
+        "4c": "outer step size (batches of all 100 images)",
     }[panel]
     axes.set(xlabel=swept, ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
     if panel == "4c":
@@ -290,7 +294,9 @@ def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", se
     figure.legend(
         *row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
     )
-    figure.suptitle(_noted("5-way Omniglot, around Table 3, unseen classes", note), fontsize=10)
+    tasks = next(iter(variants.values()))[0].config["curve_tasks"]
+    title = f"5-way Omniglot, around Table 3, unseen classes, {tasks} tasks a point"
+    figure.suptitle(_noted(title, note), fontsize=10)
     return figure
 
 
@@ -301,7 +307,8 @@ def _shots(groups: Iterable[Sequence[Record]]) -> list[str]:
 
 def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Errors of eq. 16 and of eqs. 36, 38, 40 against the step size, a panel for each activation."""
-    figure, row = plt.subplots(1, len(expansions), figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, grid = plt.subplots(1, len(expansions), figsize=(11, 4.2), sharey=True, squeeze=False, layout="constrained")
+    row = grid[0]
     for axes, (name, errors) in zip(row, expansions.items(), strict=True):
         inner = [label for label in errors if label.startswith("g_")]
         shades = plt.get_cmap("viridis")(np.linspace(0.9, 0.3, len(inner)))
@@ -341,8 +348,8 @@ def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, M
 WATCHED = {
     "same": "inner product, same task",
     "other": "inner product, different tasks",
-    "gain_same": "gain on the same task's other batch",
-    "gain_other": "gain on another task's batch",
+    "gain_same": "loss a step takes off the other batch",
+    "gain_other": "loss a step takes off another task",
     "distance": "distance from φ to the solution reached",
     "loss_there": "mean squared error there",
 }
@@ -353,7 +360,9 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
     figure, grid = plt.subplots(
         -(-len(what) // 2), 2, figsize=(10, 3.3 * -(-len(what) // 2)), squeeze=False, layout="constrained"
     )
-    for axes, quantity in zip(grid.ravel(), what, strict=True):
+    for axes in grid.ravel()[len(what) :]:
+        axes.remove()
+    for axes, quantity in zip(grid.ravel(), what, strict=False):
         for name, records in methods.items():
             look = dict(color=COLOURS[name], linestyle=STYLES[name])
             _curve(axes, records, lambda point, what=quantity: point["watched"][what]["mean"], name, **look)
@@ -363,6 +372,7 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
             axes.set_ylim(bottom=0)
         elif quantity != "other":  # which is noise about zero
             axes.set_yscale("symlog", linthresh=1e-2)
+            axes.text(0.01, 0.02, "linear between ±0.01", transform=axes.transAxes, fontsize=7, color=GREY)
         if quantity not in ("distance", "loss_there"):
             axes.axhline(0, color="black", linewidth=0.6)
         axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
@@ -440,6 +450,7 @@ def speed(
         bars.bar(i, share, color=looks[name][0], width=0.6)
         bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}\n{unit}/s", ha="center", va="bottom")
     bars.set_xticks(range(len(papers)), ["\n".join(name.rsplit("-", 1)) for name in papers])
+    bars.tick_params(axis="x", labelsize=8)
     bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
     handles = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)

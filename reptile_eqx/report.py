@@ -48,7 +48,8 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
     """What a title must say where a result is not the paper's: stand-in data, fewer iterations, seeds or evaluation
     tasks (of classification, for which the paper's number is known), divergence.
 
-    Empty at the paper's scale.
+    Empty at the paper's scale. `paper_tasks=0` leaves out the tasks of the final evaluation, of which a learning curve
+    shows nothing.
     """
     said = []
     if any(record.config.get("dataset") == "glyphs" for record in records):
