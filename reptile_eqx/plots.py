@@ -372,7 +372,7 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
             axes.set_ylim(bottom=0)
         elif quantity != "other":  # which is noise about zero
             axes.set_yscale("symlog", linthresh=1e-2)
-            axes.text(0.01, 0.02, "linear between ±0.01", transform=axes.transAxes, fontsize=7, color=GREY)
+            axes.text(0.99, 0.5, "linear between ±0.01", transform=axes.transAxes, fontsize=7, color=GREY, ha="right")
         if quantity not in ("distance", "loss_there"):
             axes.axhline(0, color="black", linewidth=0.6)
         axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
