@@ -79,7 +79,7 @@ FASTER = {
 reference's."""
 
 # Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
-_ALONG = {"joint": dict(inner_iterations=1, inner_batch_size=50)}
+_ALONG = {("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)}
 
 _FIGURE_3 = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2),
@@ -209,6 +209,9 @@ def _by_value(
 ) -> dict[Any, list[FewShotClassification]]:
     """A sweep's configurations, one for each seed, by the value of the field that is swept."""
     return {
-        value: [FewShotClassification(**settings | {swept: value} | _ALONG.get(value, {}), seed=seed) for seed in seeds]
+        value: [
+            FewShotClassification(**settings | {swept: value} | _ALONG.get((swept, value), {}), seed=seed)
+            for seed in seeds
+        ]
         for value in values
     }
