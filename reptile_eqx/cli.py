@@ -167,6 +167,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _plan(planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> int:
+    planned = plan.here(planned, given["profile"])
     left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
     right = ["left" if name in ("Notebook", "What") else "right" for name in left]
     print(tabulate(left, headers="keys", showindex=False, disable_numparse=True, colalign=right))

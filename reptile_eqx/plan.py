@@ -1,11 +1,13 @@
 """What a profile trains, in order of worth, how long that takes on this machine (`reptile-eqx run --dry-run`), and
 working it off."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import pandas as pd
 
 from . import bench, datasets, flops, presets, sweeps
@@ -67,13 +69,24 @@ def steps(
     return found + [step for step in tables if step not in found]
 
 
+def here(found: Sequence[Step], profile: str) -> list[Step]:
+    """The same steps as they are trained on this machine, whose platform decides on the order of tasks."""
+    order = presets.order_of_tasks(profile, jax.default_backend())
+    return [
+        step._replace(configs=[dataclasses.replace(config, order=order) for config in step.configs])
+        if step.notebook == "3_classification"
+        else step
+        for step in found
+    ]
+
+
 def train(found: Sequence[Step], data: str | None, devices: int | None, figures: str | os.PathLike | None) -> None:
     """Train what is not there yet, in the order given, and keep the records where the notebooks of `paper` look.
 
     `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `store.run` for the rest.
     """
     used = use_devices(devices)
-    for step in found:
+    for step in here(found, "paper"):
         dataset = getattr(step.configs[0], "dataset", None)
         images = datasets.load(dataset, data) if dataset else None
         print(f"\n{step.notebook}: {step.what}", file=sys.stderr)

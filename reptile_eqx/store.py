@@ -89,16 +89,16 @@ def find_record(config: Any, figures: str | os.PathLike | None = None) -> Record
     return None
 
 
-SCALE = ("outer_iterations", "eval_tasks", "curve_points", "curve_tasks")
-"""The fields of a configuration that, beside the seed, say at which scale an experiment is done, not which one it is;
-those that count most first."""
+SCALE = ("outer_iterations", "eval_tasks", "curve_points", "curve_tasks", "order")
+"""The fields of a configuration that, beside the seed, say at which scale an experiment is done, and in which order its
+tasks, not which one it is."""
 
 
 def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
     """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
 
-    Their configurations are `config` in all but `SCALE`, alike in length and learning curve. Of several such sets it is
-    the one of the most seeds, then of the most evaluation tasks; of a seed, its record of the most evaluation tasks.
+    Their configurations are `config` in all but `SCALE`, alike in length, learning curve and order. Of several such
+    sets it is the one of the most seeds, then of the most evaluation tasks; of a seed, its record of the most of these.
     Empty where nobody ran it.
     """
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -111,7 +111,8 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None) -> li
             whole = defaults | record.config
             same = all(whole[name] == wanted[name] for name in wanted.keys() - {"seed", *SCALE})
             if same and record.kind == type(config).__name__:
-                seeds = found.setdefault(tuple(whole[name] for name in SCALE if name != "eval_tasks"), {})
+                like = tuple(whole[name] for name in SCALE if name in whole and name != "eval_tasks")
+                seeds = found.setdefault(like, {})
                 tasks, _ = seeds.get(whole["seed"], (0, None))
                 if whole["eval_tasks"] > tasks:
                     seeds[whole["seed"]] = (whole["eval_tasks"], record)

@@ -60,6 +60,8 @@ def _cells(records, training, algorithm, shots, paper):
     evaluated = [record.config["eval_tasks"] for record in records]
     tasks = " to ".join(f"{n:,}" for n in sorted({min(evaluated), max(evaluated)}))
     said = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {tasks} tasks"
+    if records[0].config.get("order") == "parallel":
+        said += ", meta-batches side by side"
     if not cells:
         return nothing | {"Here": "diverged", "Scale": said}
     mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])

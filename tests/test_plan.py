@@ -1,5 +1,6 @@
 """The plan of a profile: what the notebooks train is what it lists, and what is left of it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_the_order_is_that_of_worth():
               "omniglot-5way-1shot-fomaml", "mini-imagenet-5way-5shot-maml"]  # fmt: skip
     assert [whats.index(what) for what in listed] == sorted(whats.index(what) for what in listed)
     assert len(whats) == len(set(whats)) and set(rx.presets.TRAININGS) <= set(whats)
+
+
+@pytest.mark.parametrize(
+    ("backend", "profile", "order"),
+    [("gpu", "paper", "parallel"), ("gpu", "quick", "exact"), ("cpu", "paper", "exact")],
+)
+def test_on_a_gpu_the_papers_tables_take_tasks_side_by_side(backend, profile, order, monkeypatch):
+    found = plan.steps("paper", seeds=1)
+    monkeypatch.setattr("jax.default_backend", lambda: backend)
+    for before, after in zip(found, plan.here(found, profile), strict=True):
+        tables = before.notebook == "3_classification"
+        wanted = [dataclasses.replace(config, order=order) for config in before.configs] if tables else before.configs
+        assert after == before._replace(configs=wanted)
 
 
 def test_the_paper_is_trained_in_that_order_and_each_notebook_executed_when_its_runs_are_there(monkeypatch, tmp_path):

@@ -372,6 +372,18 @@ def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
     assert [record.status for record in rx.largest_records(few, home / "elsewhere")] == ["diverged", "finished"]
 
 
+def test_of_several_orders_of_tasks_the_longest_training_is_taken_and_none_is_mixed(home):
+    short = FewShotClassification(**FEW_SHOT)
+    longer = [dataclasses.replace(short, outer_iterations=6, seed=seed, order="parallel") for seed in (0, 1)]
+    exact = dataclasses.replace(short, outer_iterations=6, seed=2)
+    for config in (short, *longer, exact):
+        settings = dataclasses.asdict(config)
+        record = rx.Record(rx.run_name(config), "FewShotClassification", settings, "finished", [], {}, {})
+        store.write_text(home / "elsewhere" / "runs" / f"{record.name}.json", json.dumps(dataclasses.asdict(record)))
+    found = rx.largest_records(short, home / "elsewhere")
+    assert [(record.config["seed"], record.config["order"]) for record in found] == [(0, "parallel"), (1, "parallel")]
+
+
 def test_mini_imagenet_keeps_its_published_split():
     config = FewShotClassification(dataset="mini-imagenet", train_classes=8, validation_classes=2, ways=3)
     training = config._tasks(noise_images(), training=True, shots=1, queries=0)

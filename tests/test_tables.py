@@ -119,6 +119,8 @@ def test_a_row_says_its_scale_and_whether_the_intervals_meet():
     fewer = [seeds[0], record("omniglot-5way-reptile", 1, eval_tasks=2000)]
     scales = rx.tables.accuracy_table("omniglot", {"omniglot-5way-reptile": fewer})["Scale"]
     assert "100,000 of 100,000 iterations, 2 seeds, 2,000 to 10,000 tasks" in set(scales)
+    together = {"omniglot-5way-reptile": [record("omniglot-5way-reptile", order="parallel")]}
+    assert any(s.endswith("side by side") for s in rx.tables.accuracy_table("omniglot", together)["Scale"])
     far = table[(table["Task"] == "5-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
     assert far["Intervals meet"] == "no", "98.90 ± 0.10 and 95.30 ± 0.12"
     assert set(table[table["Task"].str.contains("20-way")]["Here"]) == {"not run"}
