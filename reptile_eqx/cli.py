@@ -15,6 +15,7 @@ import papermill.exceptions
 from tabulate import tabulate
 
 from . import bench, datasets, places, plan, report
+from .devices import use_devices
 from .presets import PROFILES
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
@@ -167,7 +168,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _plan(planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> int:
-    planned = plan.here(planned, given["profile"])
+    platform = use_devices(given.get("devices"))[0].platform
+    planned = plan.on_platform(planned, given["profile"], platform)
     left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
     right = ["left" if name in ("Notebook", "What") else "right" for name in left]
     print(tabulate(left, headers="keys", showindex=False, disable_numparse=True, colalign=right))

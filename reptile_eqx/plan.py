@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import pandas as pd
 
 from . import bench, datasets, flops, presets, sweeps
@@ -69,9 +68,9 @@ def steps(
     return found + [step for step in tables if step not in found]
 
 
-def here(found: Sequence[Step], profile: str) -> list[Step]:
-    """The same steps as they are trained on this machine, whose platform decides on the order of tasks."""
-    order = presets.order_of_tasks(profile, jax.default_backend())
+def on_platform(found: Sequence[Step], profile: str, platform: str) -> list[Step]:
+    """The same steps as they are trained on a platform, "cpu" or "gpu", which decides on the order of tasks."""
+    order = presets.order_of_tasks(profile, platform)
     return [
         step._replace(configs=[dataclasses.replace(config, order=order) for config in step.configs])
         if step.notebook == "3_classification"
@@ -86,7 +85,7 @@ def train(found: Sequence[Step], data: str | None, devices: int | None, figures:
     `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `store.run` for the rest.
     """
     used = use_devices(devices)
-    for step in here(found, "paper"):
+    for step in on_platform(found, "paper", used[0].platform):
         dataset = getattr(step.configs[0], "dataset", None)
         images = datasets.load(dataset, data) if dataset else None
         print(f"\n{step.notebook}: {step.what}", file=sys.stderr)

@@ -58,13 +58,12 @@ def test_the_order_is_that_of_worth():
 
 
 @pytest.mark.parametrize(
-    ("backend", "profile", "order"),
+    ("platform", "profile", "order"),
     [("gpu", "paper", "parallel"), ("gpu", "quick", "exact"), ("cpu", "paper", "exact")],
 )
-def test_on_a_gpu_the_papers_tables_take_tasks_side_by_side(backend, profile, order, monkeypatch):
+def test_on_a_gpu_the_papers_tables_take_tasks_side_by_side(platform, profile, order):
     found = plan.steps("paper", seeds=1)
-    monkeypatch.setattr("jax.default_backend", lambda: backend)
-    for before, after in zip(found, plan.here(found, profile), strict=True):
+    for before, after in zip(found, plan.on_platform(found, profile, platform), strict=True):
         tables = before.notebook == "3_classification"
         wanted = [dataclasses.replace(config, order=order) for config in before.configs] if tables else before.configs
         assert after == before._replace(configs=wanted)
