@@ -321,7 +321,7 @@ def bench(
     drawn = plots.speed(grown, papers, f"Speed of the paper's trainings, in total over seeds, on {made['device']}")
     folder = Path(out or places.figures_directory())
     contents = {
-        "made": {**made, "platform": platform.platform(), "processor": _processor()},
+        "made": {**made, "platform": platform.platform()},
         "how": "Medians of timed calls after a warm-up, each call waited for; rates are totals over seeds. Images are "
         "random bytes of the data's shape, since timing does not depend on what they show; the sine's images are its "
         "points. FLOPs by hand count the layers' multiplications and additions; the share is theirs. The peak is that "
@@ -340,13 +340,6 @@ def _line(along: Sequence[dict[str, Any]], axis: str) -> dict[int, float]:
     """Images a second by the axis's value, as a share of what the paper's configuration reaches."""
     own = next((point["images_per_second"] for point in along if point["axis"] == "paper"), 1)
     return {point[axis]: point["images_per_second"] / own for point in along}
-
-
-def _processor() -> str:
-    """The CPU's model as its maker names it, where the system says."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def paper_table(results: Sequence[dict[str, Any]]) -> str:

@@ -42,7 +42,7 @@ class Record:
     - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
-    - `made`: data, device, versions, the commits that had a part in it, date, how many runs were trained at once,
+    - `made`: data, device, processor, versions, the commits that had a part in it, date, how many runs were trained at once,
       seconds of the turns that this one had; where it diverged, if it did.
     """
 
@@ -240,15 +240,23 @@ def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -
 
 
 def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
-    """What something is made with: device, versions, commit, date."""
+    """What something is made with: device, the CPU's model, versions, commit, date."""
     devices = list(devices or jax.devices())
     packages = ("reptile-eqx", "jax", "jaxlib", "equinox", "optax", "numpy")
     return {
         "device": f"{len(devices)} × {devices[0].device_kind}",
+        "processor": _processor(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
         "commit": commit(),
         "date": now(),
     }
+
+
+def _processor() -> str:
+    """The CPU's model as its maker names it, where the system says."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def now() -> str:

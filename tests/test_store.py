@@ -81,6 +81,13 @@ def test_every_setting_that_changes_the_training_changes_the_run():
     assert len(measured) == 1
 
 
+def test_a_record_says_what_made_it(home):
+    (record,) = rx.run([SineRegression(**SINE)], origin="some waves")
+    assert record.made["data"] == "some waves" and record.made["device"].endswith("× cpu")
+    assert record.made["processor"] and record.made["training_seconds"] > 0
+    assert record.made["versions"]["jax"] == jax.__version__
+
+
 def test_a_record_whose_configuration_is_another_is_not_taken(home):
     config = SineRegression(**SINE)
     (record,) = rx.run([config])
