@@ -3,7 +3,9 @@
 A configuration describes one seed. Those that differ only in `numbers` share one compiled program. `store.run`
 trains any class with the members these have: `name`, `seed`, `outer_iterations`, `curve_points`, `precision`,
 `numbers`, `measured` (the fields that matter to measurements alone, so that runs which differ in them share a
-training), `learner(shared)` and `measurements(shared, final)`.
+training; `eval_tasks` is the one that may change without the curve being measured again), `learner(shared)` and
+`measurements(shared, final)`. Each of `numbers` has a plain default and may be 0, which stands for it in
+`same_program`.
 """
 
 import dataclasses
@@ -343,6 +345,9 @@ class FewShotClassification:
 
     def _tasks(self, images, *, training: bool, shots: int, queries: int) -> FewShot:
         order, published = jnp.arange(images.shape[0]), self.dataset == "mini-imagenet"
+        rest = images.shape[0] - self.validation_classes
+        _require("train_classes", self.train_classes, 0 < self.train_classes < rest,
+                 f"1 to {rest - 1} of the {images.shape[0]} classes, so that some are left to evaluate on")  # fmt: skip
         if not published:
             order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(self.seed), 1), order)
         classes = order[: self.train_classes] if training else order[self.train_classes + self.validation_classes :]

@@ -46,9 +46,10 @@ def adapt(
     - `weights`: w_i, to have Σ w_i u_i as well.
     - `checkpoint`: when differentiated, keep only each step's parameters and recompute the rest.
 
-    **Returns:** an `Adapted`.
+    **Returns:** an `Adapted`. Raises `ValueError` for a model without floating-point arrays.
     """
     parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+    _check_trainable(parameters)
 
     def step(carry, batch_and_weight):
         batch, weight = batch_and_weight
@@ -67,8 +68,18 @@ def adapt(
 
 
 def start_optimiser(optimiser: optax.GradientTransformation, model: PyTree) -> PyTree:
-    """The optimiser's fresh state for a model's trainable arrays."""
-    return optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    """The optimiser's fresh state for a model's trainable arrays; raises `ValueError` where it has none."""
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    _check_trainable(parameters)
+    return optimiser.init(parameters)
+
+
+def _check_trainable(parameters):
+    if not jax.tree.leaves(parameters):
+        raise ValueError(
+            "the model has no floating-point arrays to train. jax.vmap(model) and other plain functions hide a model's "
+            "arrays: map over the batch in the loss or in the model's own __call__, or use eqx.filter_vmap"
+        )
 
 
 class RollingAdamState(NamedTuple):
@@ -122,6 +133,12 @@ def sum_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
 
 
 def mean_squared_error(model: PyTree, batch: Examples) -> Float[Array, ""]:
-    """Squared error averaged over the batch `(x, y)`; the model maps one example at a time (Section 4)."""
+    """Squared error averaged over the batch `(x, y)`; the model maps one example at a time (Section 4).
+
+    Raises `ValueError` where predictions and `y` differ in shape, which NumPy's rules would broadcast.
+    """
     x, y = batch
-    return jnp.mean(jnp.square(jax.vmap(model)(x) - y))
+    predictions = jax.vmap(model)(x)
+    if predictions.shape != y.shape:
+        raise ValueError(f"predictions have the shape {predictions.shape} and y {y.shape}: give y the predictions'")
+    return jnp.mean(jnp.square(predictions - y))

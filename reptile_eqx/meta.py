@@ -145,6 +145,9 @@ def maml(
     uses the same batches: MAML as usually counted takes `steps - 1` inner steps. Activations of one inner step at a
     time are kept and the others recomputed, so memory does not grow with k but for the parameters. The other
     arguments are `gradient_combination`'s.
+
+    `optax.adam` inside gives NaN where a parameter's gradient is 0, as √v has no derivative there: take
+    `reference_adam`, or `optax.adam(…, eps_root=1e-8)`.
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"MAML needs at least 1 batch and 1 example in each, not {steps} and {batch_size}")

@@ -50,7 +50,9 @@ def load_pretrained(name: str | os.PathLike) -> Pretrained:
     path = FOLDER / f"{name}.eqx" if isinstance(name, str) else Path(name)
     known = sorted(file.stem for file in FOLDER.glob("*.eqx"))
     if isinstance(name, str) and name not in known:
-        raise ValueError(f"no published initialisation {name!r}; there are {', '.join(known)}")
+        raise ValueError(
+            f"no published initialisation {name!r}; there are {', '.join(known)}; a file of your own is given as a Path"
+        )
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline())
@@ -72,8 +74,14 @@ def save_pretrained(path: str | os.PathLike, model: PyTree, inner: PyTree, recor
         state, record = load_state(config, images), find_record(config)
         save_pretrained(path, state.model, state.inner, record)
 
-    Raises `ValueError` where the arrays are not float32 or take more than `LARGEST` bytes.
+    Raises `ValueError` where the arrays are not float32 or take more than `LARGEST` bytes, and for a record of
+    anything else than `FewShotClassification`, whose network `load_pretrained` would not know.
     """
+    if record.kind != FewShotClassification.__name__:
+        raise ValueError(
+            f"an initialisation is published of FewShotClassification; the record is of {record.kind}: keep its state "
+            "with eqx.tree_serialise_leaves"
+        )
     wrong = {str(x.dtype) for x in jax.tree.leaves((model, inner)) if eqx.is_inexact_array(x)} - {"float32"}
     if wrong:
         raise ValueError(f"an initialisation is published in float32; given {', '.join(sorted(wrong))}")

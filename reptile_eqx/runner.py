@@ -31,6 +31,17 @@ _SECONDS_BETWEEN_CHECKPOINTS = 5.0
 _SECONDS_BETWEEN_SAVED_TASKS = 20.0
 
 
+def as_json(value: Any, **options: Any) -> str:
+    """`json.dumps` that takes the numbers and arrays of NumPy and JAX for what they hold."""
+
+    def plain(leaf):
+        if isinstance(leaf, np.generic | np.ndarray | jax.Array):
+            return np.asarray(leaf).tolist()
+        raise TypeError(f"a record keeps numbers, texts, lists and dictionaries of them; given {leaf!r}")
+
+    return json.dumps(value, default=plain, **options)
+
+
 @dataclass
 class Training:
     """A run under way: its state, as arrays on the host, and its learning curve so far.
@@ -72,7 +83,7 @@ class Training:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".part")
         with partial.open("wb") as file:
-            file.write(json.dumps(kept).encode() + b"\n")
+            file.write(as_json(kept).encode() + b"\n")
             eqx.tree_serialise_leaves(file, self.state)
             file.flush()
             os.fsync(file.fileno())
@@ -105,7 +116,7 @@ class Training:
     @property
     def _settings(self) -> dict[str, Any]:
         """The configuration as JSON keeps it."""
-        return json.loads(json.dumps(dataclasses.asdict(self.config)))
+        return json.loads(as_json(dataclasses.asdict(self.config)))
 
     def _header(self, line: bytes) -> dict[str, Any] | None:
         """A checkpoint's first line; `None` where it is of another training, made before a default was changed.
@@ -155,7 +166,10 @@ class Programs:
         self._example, self._shared, self._devices = example, shared, devices
         self._runs = runs
         learner = example.learner(shared)
-        example.measurements(shared, final=True)  # What cannot be evaluated is an error before it is trained.
+        for final in (False, True):  # What cannot be evaluated is an error before it is trained.
+            names = [measurement.name for measurement in example.measurements(shared, final=final)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"each measurement needs a name of its own; given {', '.join(names)}")
         self.start = self._side_by_side(self._start, runs)
         self.train = self._side_by_side(self._train, runs, 1 if learner.merge is None else learner.meta_batch_size)
         self._measure = {}
@@ -170,8 +184,8 @@ class Programs:
         """What a compiled program needs to know of one run."""
         numbers = {}
         for name in self._example.numbers:
-            whole = isinstance(getattr(self._example, name), int)
-            numbers[name] = np.asarray(getattr(training.config, name), np.uint32 if whole else jnp.result_type(float))
+            dtype = np.uint32 if name == "seed" else jnp.result_type(float)
+            numbers[name] = np.asarray(getattr(training.config, name), dtype)
         return {"numbers": numbers, "state": training.state}
 
     def _configured(self, unit):
@@ -223,7 +237,7 @@ class Programs:
         units = self._runs * -(-measurement.tasks // block) if on_cpu else max(self._runs, devices)
         program = self._side_by_side(self._measured(index, final, block), units)
         # Along the curve and at the end one program measures what has one name.
-        program = self._measure.setdefault((measurement.name, block, program.width), program)
+        program = self._measure.setdefault((measurement.name, index, block, program.width), program)
         done = [0 if values is None else len(jax.tree.leaves(values)[0]) for values in seen]
         todo = [(j, first) for j in range(len(trainings)) for first in range(done[j], measurement.tasks, block)]
         fresh, kept = set(), time.monotonic()
@@ -330,9 +344,10 @@ def _title(trainings: Sequence[Training]) -> str:
 
 
 def _headline(point: dict[str, Any]) -> str:
-    """The first number of a point's last measurement, for the progress bar."""
+    """The first number of a point's last measurement, where there is one, for the progress bar."""
     name, value = list(point.items())[-1]
     while isinstance(value, dict):
-        value = next(iter(value.values()))
-    value = value[-1] if isinstance(value, list) else value
-    return f"{name} {value:.3f}"
+        value = next(iter(value.values()), None)
+    while isinstance(value, list):
+        value = value[-1] if value else None
+    return f"{name} {value:.3f}" if isinstance(value, int | float) else name

@@ -23,13 +23,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from filelock import FileLock
 from jaxtyping import PyTree
 
 from . import places
 from .devices import agree, first_process, mesh_for, replicated
 from .experiments import same_program
-from .runner import Training, make
+from .runner import Training, as_json, make
 from .training import State, start
 
 
@@ -42,8 +43,8 @@ class Record:
     - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
-    - `made`: data, device, processor, versions, the commits that had a part in it, date, how many runs were trained at once,
-      seconds of the turns that this one had; where it diverged, if it did.
+    - `made`: data, device, processor, versions, the commits that had a part in it, date, how many runs were trained at
+      once, seconds of the turns that this one had; where it diverged, if it did.
     """
 
     name: str
@@ -66,7 +67,7 @@ def run_name(config: Any, *, training_only: bool = False) -> str:
         for f in dataclasses.fields(config)
         if getattr(config, f.name) != f.default and not (training_only and f.name in config.measured)
     }
-    text = json.dumps([type(config).__name__, changed], sort_keys=True)
+    text = as_json([type(config).__name__, changed], sort_keys=True)
     return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -78,7 +79,7 @@ def _record_folders(figures: str | os.PathLike | None) -> list[Path]:
 
 def find_record(config: Any, figures: str | os.PathLike | None = None) -> Record | None:
     """The record of a configuration that was run before, here or elsewhere; `None` where there is none."""
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    wanted = json.loads(as_json(dataclasses.asdict(config)))
     for directory in _record_folders(figures):
         path = directory / f"{run_name(config)}.json"
         if path.exists():
@@ -101,9 +102,10 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None) -> li
     sets it is the one of the most seeds, then of the most evaluation tasks; of a seed, its record of the most of these.
     Empty where nobody ran it.
     """
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    wanted = json.loads(as_json(dataclasses.asdict(config)))
     # A record made before a field was added has its default.
-    defaults = json.loads(json.dumps({field.name: field.default for field in dataclasses.fields(config)}))
+    optional = [field for field in dataclasses.fields(config) if field.default is not dataclasses.MISSING]
+    defaults = json.loads(as_json({field.name: field.default for field in optional}))
     found: dict[tuple[int, ...], dict[int, tuple[int, Record]]] = {}
     for folder in _record_folders(figures):
         for path in sorted(folder.glob("*.json")):
@@ -113,9 +115,9 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None) -> li
             if same and record.kind == type(config).__name__:
                 like = tuple(whole[name] for name in SCALE if name in whole and name != "eval_tasks")
                 seeds = found.setdefault(like, {})
-                tasks, _ = seeds.get(whole["seed"], (0, None))
-                if whole["eval_tasks"] > tasks:
-                    seeds[whole["seed"]] = (whole["eval_tasks"], record)
+                tasks, _ = seeds.get(whole["seed"], (-1, None))
+                if whole.get("eval_tasks", 0) > tasks:
+                    seeds[whole["seed"]] = (whole.get("eval_tasks", 0), record)
     if not found:
         return []
 
@@ -149,7 +151,14 @@ def run(
     - `publish`: keep records in `figures/runs/`, which git tracks, instead of `data/runs/`.
     - `figures`: another folder for figures and their records.
     - `devices`: what to train on, all of JAX's by default.
+
+    Raises `ValueError` where `shared` is not arrays, or the configurations cannot be trained on it.
     """
+    for leaf in jax.tree.leaves(shared):
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            raise ValueError(
+                f"`shared` is arrays, such as the `images` of `datasets.load(…)`; given a {type(leaf).__name__}"
+            )
     devices = jax.devices() if devices is None else devices
     home = (Path(figures or places.figures_directory()) if publish else places.data_directory()) / "runs"
     groups = {}
@@ -174,7 +183,7 @@ def run(
                 made["compile_seconds"] = round(outcome["compile_seconds"], 1)
                 for training, results in zip(trainings, outcome["results"], strict=True):
                     record = _record(training, results, made)
-                    write_text(home / f"{record.name}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+                    write_text(home / f"{record.name}.json", as_json(dataclasses.asdict(record), indent=1) + "\n")
     found = [find_record(config, figures) for config in configs]
     return [Record(**record) for record in agree([record and dataclasses.asdict(record) for record in found])]
 

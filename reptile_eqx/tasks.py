@@ -78,6 +78,25 @@ class FewShot(eqx.Module):
     rotations: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
+        if self.images.ndim != 5 or self.images.dtype != jnp.uint8:
+            raise ValueError(
+                "`images` are bytes of shape (class, drawing, height, width, channel), uint8; given "
+                f"{self.images.dtype}, {self.images.shape}: floats in [0, 1] become (255 * x).round().astype('uint8')"
+            )
+        if self.rotations and self.images.shape[2] != self.images.shape[3]:
+            raise ValueError(f"only square images can be turned by 90°; given {self.images.shape[2:4]}: crop or resize")
+        if self.classes.ndim != 1 or not jnp.issubdtype(self.classes.dtype, jnp.integer):
+            raise ValueError(
+                "`classes` are positions along the first axis of `images`, a vector of integers; given "
+                f"{self.classes.dtype} of shape {self.classes.shape}"
+            )
+        # Inside a compiled program they have no values yet.
+        if not isinstance(self.classes, jax.core.Tracer) and self.classes.size:
+            least, most = int(self.classes.min()), int(self.classes.max())
+            if least < 0 or most >= self.images.shape[0]:
+                raise ValueError(
+                    f"`classes` are from {least} to {most}, and `images` has classes 0 to {self.images.shape[0] - 1}"
+                )
         choices = self.classes.shape[0] * (4 if self.rotations else 1)
         if not 1 <= self.ways <= choices:
             raise ValueError(f"{self.ways}-way tasks need {self.ways} classes, and there are {choices}: lower `ways`")

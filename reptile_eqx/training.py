@@ -48,13 +48,18 @@ class State(NamedTuple):
 def annealed_sgd(step_size: float | Float[Array, ""], iterations: int) -> optax.GradientTransformation:
     """φ ← φ - ε_t·g with ε_t = ε₀·(1 - t/T): the outer loop of every experiment in the paper (Appendix A).
 
-    With `reptile`'s φ - φ̃ as g this is φ ← φ + ε_t(φ̃ - φ).
+    With `reptile`'s φ - φ̃ as g this is φ ← φ + ε_t(φ̃ - φ). After T = `iterations` nothing moves any more.
     """
-    return optax.sgd(lambda t: step_size * (1 - t / iterations))
+    return optax.sgd(lambda t: step_size * jnp.maximum(0, 1 - t / iterations))
 
 
 def start(learner: Learner, key: PRNGKeyArray) -> State:
-    """The state before the first outer iteration; all that follows depends on `key` alone."""
+    """The state before the first outer iteration; all that follows depends on `key` alone.
+
+    Raises `ValueError` for a meta-batch without tasks, and for a model that has nothing to train.
+    """
+    if learner.meta_batch_size < 1:
+        raise ValueError(f"`meta_batch_size` is {learner.meta_batch_size!r}; expected 1 task or more")
     model_key, training_key = jax.random.split(key)
     model = learner.model(model_key)
     outer = learner.outer.init(eqx.filter(model, eqx.is_inexact_array))

@@ -84,6 +84,8 @@ def test_cross_entropy_is_summed_and_squared_error_averaged():
     np.testing.assert_allclose(sum_cross_entropy(lambda x: x, (logits, labels)), expected, rtol=1e-5)
     x = jnp.arange(4.0)[:, None]
     np.testing.assert_allclose(mean_squared_error(lambda v: 2 * v, (x, x)), np.mean(np.arange(4.0) ** 2))
+    with pytest.raises(ValueError, match=r"predictions have the shape \(4, 1\) and y \(4,\)"):
+        mean_squared_error(lambda v: 2 * v, (x, x[:, 0]))
 
 
 @pytest.mark.parametrize("x64", [False, True])

@@ -14,6 +14,7 @@ from reptile_eqx import (
     Learner,
     SineWaves,
     Task,
+    adapt,
     annealed_sgd,
     cycle,
     fomaml,
@@ -141,10 +142,22 @@ def test_the_outer_step_size_anneals_linearly_to_zero():
     outer = annealed_sgd(0.8, 4)
     state = outer.init(jnp.zeros(()))
     steps = []
-    for _ in range(5):
+    for _ in range(7):
         update, state = outer.update(jnp.ones(()), state)
         steps.append(float(update))
-    np.testing.assert_allclose(steps, [-0.8, -0.6, -0.4, -0.2, 0.0], atol=1e-7)
+    np.testing.assert_allclose(steps, [-0.8, -0.6, -0.4, -0.2, 0.0, 0.0, 0.0], atol=1e-7)
+
+
+def test_what_would_train_nothing_is_an_error():
+    gradient = reptile(mean_squared_error, reference_adam(0.01), steps=2, batch_size=5)
+    for model, tasks, message in (
+        (network, 0, "`meta_batch_size` is 0; expected 1 task or more"),
+        (lambda key: jax.vmap(network(key)), 1, "no floating-point arrays to train. jax.vmap"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start(Learner(model, TASKS, gradient, annealed_sgd(0.5, 7), tasks), jax.random.key(0))
+    with pytest.raises(ValueError, match="no floating-point arrays to train"):
+        adapt(mean_squared_error, optax.sgd(0.1), jnp.sin, optax.EmptyState(), jnp.zeros((1, 1)))
 
 
 def test_splitting_a_training_changes_nothing():

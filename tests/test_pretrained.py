@@ -48,8 +48,9 @@ def test_a_published_file_can_be_adapted_whatever_jax_is_set_to():
 
 def test_what_is_written_is_read(tmp_path):
     published = rx.load_pretrained("omniglot-5way")
+    kind = "FewShotClassification"
     record = rx.Record(
-        published.record, "", dataclasses.asdict(published.config), "finished", [], published.results, {}
+        published.record, kind, dataclasses.asdict(published.config), "finished", [], published.results, {}
     )
     changed = jax.tree.map(lambda leaf: leaf + 1, eqx.filter(published.model, eqx.is_array))
     rx.save_pretrained(tmp_path / "a.eqx", eqx.combine(changed, published.model), published.inner, record)
@@ -62,6 +63,9 @@ def test_what_is_written_is_read(tmp_path):
     for wrong, message in ((half, "given float16"), (jnp.zeros((1000, 1000)), "may take 1,000,000 bytes")):
         with pytest.raises(ValueError, match=message):
             rx.save_pretrained(tmp_path / "b.eqx", wrong, published.inner, record)
+    sine = dataclasses.replace(record, kind="SineRegression")
+    with pytest.raises(ValueError, match="the record is of SineRegression: keep its state with eqx"):
+        rx.save_pretrained(tmp_path / "b.eqx", changed, published.inner, sine)
     assert not (tmp_path / "b.eqx").exists()
 
 

@@ -286,6 +286,10 @@ def test_more_ways_or_shots_than_there_are_is_an_error_before_training(monkeypat
     for setting, message in (
         (dict(ways=40), "40-way tasks need 40 classes, and there are 32"),
         (dict(training_shots=7), "there are 6"),
+        (
+            dict(train_classes=1200),
+            "`train_classes` is 1200; expected 1 to 13 of the 14 classes, so that some are left",
+        ),
         (dict(eval_shots=(6,)), "there are 6"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -198,6 +199,27 @@ def test_tasks_without_queries_have_none():
 def test_impossible_tasks_are_errors(wrong, message):
     with pytest.raises(ValueError, match=message):
         tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "message"),
+    [
+        (IMAGES / 255, ALLOWED, r"bytes of shape .* given float.*\(255 \* x\).round\(\)"),
+        (IMAGES[..., 0], ALLOWED, r"bytes of shape \(class, drawing, height, width, channel\)"),
+        (IMAGES[:, :, 1:], ALLOWED, "only square images can be turned"),
+        (IMAGES, [0, IMAGES.shape[0]], "`classes` are from 0 to 6, and `images` has classes 0 to 5"),
+        (IMAGES, [-1, 2], "`classes` are from -1 to 2"),
+        (IMAGES, [[0, 1]], r"a vector of integers; given int.* of shape \(1, 2\)"),
+        (IMAGES, [True, False], "a vector of integers; given bool"),
+    ],
+)
+def test_images_and_classes_that_are_none_are_errors(images, classes, message):
+    jaxtyping.config.update("jaxtyping_disable", True)  # as it is for users
+    try:
+        with pytest.raises(ValueError, match=message):
+            tasks.FewShot(images, np.array(classes), ways=2, shots=1, rotations=True)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_the_largest_possible_tasks_are_not_errors():
