@@ -25,6 +25,8 @@ def compiled_once(tmp_path_factory):
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Started here, before a test asks for all cores, of which a machine may have one.
+    assert len(jax.devices()) == 2
 
 
 @pytest.fixture(autouse=True)
