@@ -4,6 +4,7 @@ working it off."""
 import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -82,15 +83,19 @@ def on_platform(found: Sequence[Step], profile: str, platform: str) -> list[Step
 def train(found: Sequence[Step], data: str | None, devices: int | None, figures: str | os.PathLike | None) -> None:
     """Train what is not there yet, in the order given, and keep the records where the notebooks of `paper` look.
 
-    `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `store.run` for the rest.
+    `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `store.run` for the rest. A step that
+    fails, such as one that does not fit into a GPU's memory, is printed with its error, and those after it go on.
     """
     used = use_devices(devices)
     for step in on_platform(found, "paper", used[0].platform):
-        dataset = getattr(step.configs[0], "dataset", None)
-        images = datasets.load(dataset, data) if dataset else None
         print(f"\n{step.notebook}: {step.what}", file=sys.stderr)
-        shared, origin = (images.images, images.origin) if images else (None, presets.SINE_WAVES)
-        run(step.configs, shared, origin=origin, publish=True, figures=figures, devices=used)
+        try:
+            dataset = getattr(step.configs[0], "dataset", None)
+            images = datasets.load(dataset, data) if dataset else None
+            shared, origin = (images.images, images.origin) if images else (None, presets.SINE_WAVES)
+            run(step.configs, shared, origin=origin, publish=True, figures=figures, devices=used)
+        except Exception:
+            traceback.print_exc()
 
 
 def _leaves(runs: Any) -> Iterator[Any]:
@@ -106,8 +111,9 @@ def table(found: Sequence[Step], devices: int | None = None, figures: str | os.P
 
     `figures` is another folder where records may lie, as `store.run` has it.
 
-    Speed is measured on one short training of each network that is still needed (`bench`), and scaled by the
-    floating-point operations of training and evaluation. Runs that several steps have in common count for the first.
+    Speed is measured on one short training of each network and order of tasks that is still needed (`bench`), and
+    scaled by the floating-point operations of training and evaluation. Runs that several steps have in common count for
+    the first.
     """
     seen, runs, left = set(), [], []
     for step in found:
@@ -116,7 +122,8 @@ def table(found: Sequence[Step], devices: int | None = None, figures: str | os.P
         runs.append(len(fresh))
         short = {config: iterations_left(config, figures) for config in fresh}
         left.append([_Left(config, iterations) for config, iterations in short.items() if iterations is not None])
-    speed = {name: bench.paper_speed(name, devices) for name in sorted({run.workload for some in left for run in some})}
+    kinds = {(run.workload, run.order) for some in left for run in some}
+    speed = {(name, order): bench.paper_speed(name, devices, order=order) for name, order in sorted(kinds)}
     rows = [
         {
             "Notebook": step.notebook,
@@ -126,7 +133,7 @@ def table(found: Sequence[Step], devices: int | None = None, figures: str | os.P
             "Outer iterations": sum(run.iterations for run in some),
             "Images (millions)": sum(run.examples for run in some) / 1e6,
             "TFLOP": sum(run.operations for run in some) / 1e12,
-            "Hours here": sum(run.operations / speed[run.workload] for run in some) / 3600,
+            "Hours here": sum(run.operations / speed[run.workload, run.order] for run in some) / 3600,
         }
         for step, several, some in zip(found, runs, left, strict=True)
     ]
@@ -147,7 +154,7 @@ class _Left:
     """What is left to do of a run: outer iterations, images (or points), floating-point operations."""
 
     def __init__(self, config: Any, iterations: int):
-        self.workload = _workload(config)
+        self.workload, self.order = _workload(config), getattr(config, "order", "exact")
         layers = bench.workloads()[self.workload].layers
         self.iterations = iterations
         self.examples = self.iterations * flops.examples_per_iteration(config)

@@ -18,7 +18,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 def no_clock(monkeypatch):
     """A machine of 100 GFLOP/s, whatever is to be trained."""
     asked = []
-    monkeypatch.setattr(bench, "paper_speed", lambda name, devices: asked.append((name, devices)) or 1e11)
+    monkeypatch.setattr(bench, "paper_speed", lambda name, devices, order: asked.append((name, devices)) or 1e11)
     return asked
 
 
@@ -93,6 +93,28 @@ def test_what_was_trained_beforehand_is_there_for_the_notebook(monkeypatch, tmp_
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: found.append(rx.find_record(config, tmp_path)))
     assert main(["run", "1", "--profile", "paper", "--out", str(tmp_path)]) == 0
     assert found[0].status == "finished" and found[0].made["data"] == rx.presets.SINE_WAVES
+
+
+def test_a_step_that_fails_does_not_stop_those_after_it(monkeypatch, tmp_path, capsys):
+    done = []
+
+    def out_of_memory_once(configs, *_, **__):
+        done.append(configs)
+        if len(done) == 1:
+            raise RuntimeError("out of memory: 12 GiB")
+
+    monkeypatch.setattr(plan, "run", out_of_memory_once)
+    sine, longer = [rx.SineRegression()], [rx.SineRegression(outer_iterations=40_000)]
+    plan.train([plan.Step("1", "a", sine), plan.Step("1", "b", longer)], None, None, tmp_path)
+    assert done == [sine, longer] and "RuntimeError: out of memory: 12 GiB" in capsys.readouterr().err
+
+
+def test_each_order_of_tasks_has_a_speed_of_its_own(monkeypatch):
+    monkeypatch.setattr(bench, "paper_speed", lambda name, devices, order: {"exact": 1e11, "parallel": 4e11}[order])
+    (exact,) = rx.presets.classification_runs("omniglot-5way-reptile", "paper", 1)
+    parallel = dataclasses.replace(exact, order="parallel")
+    rows = plan.table([plan.Step("3", "", [config]) for config in (exact, parallel)])
+    assert rows["Hours here"][0] == pytest.approx(4 * rows["Hours here"][1])
 
 
 def test_images_are_loaded_where_a_step_needs_them(monkeypatch, tmp_path):
