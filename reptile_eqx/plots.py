@@ -182,19 +182,29 @@ def _accuracy(shots: str, setting: str) -> Callable[[Any], float]:
 
 
 def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
-    """Figure 3: learning curves of the gradient combinations, smoothed over three points; shaded: range over seeds."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    """Figure 3: learning curves of the gradient combinations, smoothed over three points; shaded: range over seeds.
+
+    The second panel is the upper part of the first, where all but g₁ end.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.8), layout="constrained")
     colours = dict(zip("1234", (GREY, ORANGE, GREEN, BLUE), strict=True))
-    for label, records in curves.items():
-        k = max(digit for digit in label if digit.isdigit())
-        style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
-        _curve(axes, records, _accuracy("5-shot", setting), label, smooth=True, color=colours[k], linestyle=style)
-    axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
-    figure.legend(frameon=False, ncols=4, fontsize=8, loc="outside lower center")
+    value = _accuracy("5-shot", setting)
+    for axes in panels:
+        for label, records in curves.items():
+            k = max(digit for digit in label if digit.isdigit())
+            style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
+            _curve(axes, records, value, label, smooth=True, color=colours[k], linestyle=style)
+        axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
+        axes.grid(alpha=0.25)
+    ends = [value(r.curve[-1]) for label, some in curves.items() for r in some if label != "g1" and r.curve]
+    if ends:
+        panels[1].set_ylim(min(ends) - 10, min(max(ends) + 2, 100))
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), frameon=False, ncols=5, fontsize=8, loc="outside lower center"
+    )
     tasks = next(iter(curves.values()))[0].config["curve_tasks"]
     title = "Figure 3: inner-loop gradient combinations, on unseen classes"
-    _title(axes, f"{title}\n{tasks} tasks a point, each smoothed with its neighbours", note)
-    axes.grid(alpha=0.25)
+    figure.suptitle(_noted(f"{title}\n{tasks} tasks a point, each smoothed with its neighbours", note), fontsize=10)
     return figure
 
 

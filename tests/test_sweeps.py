@@ -196,12 +196,17 @@ def test_a_diverged_curve_is_named_in_the_legend_and_in_no_mean():
         plots.ablation_curves(variants),
         plots.figure_3({f"g{i}": v for i, v in enumerate(variants.values(), 1)}),
     ):
-        (axes,) = figure.axes
-        assert [list(line.get_ydata()) for line in axes.lines] == [[90], [80], []]
-        labels = [line.get_label() for line in axes.lines]
-        assert "diverged" not in labels[0]
-        assert labels[1].endswith("(× 1 of 2 diverged)")
-        assert labels[2].endswith("(× 1 of 1 diverged)")
+        for axes in figure.axes:
+            assert [list(line.get_ydata()) for line in axes.lines] == [[90], [80], []]
+            labels = [line.get_label() for line in axes.lines]
+            assert "diverged" not in labels[0]
+            assert labels[1].endswith("(× 1 of 2 diverged)")
+            assert labels[2].endswith("(× 1 of 1 diverged)")
+
+
+def test_figure_3_has_a_closer_look_at_all_but_the_first_gradient():
+    _, closer = plots.figure_3({"g1": [record(0.3)], "g2": [record(0.8)], "g1+g2": [record(0.9)]}).axes
+    assert closer.get_ylim() == pytest.approx((70, 92))
 
 
 def test_a_sweep_has_a_panel_for_each_thing_swept():
