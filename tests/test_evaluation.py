@@ -94,12 +94,12 @@ def test_transduction_shares_the_batch_and_alone_does_not(trained):
     model, _ = trained
     seen = []
 
-    def spy(x):
+    def spy(trained, x):
         seen.append(x.shape[0])
         return model(x)
 
     task = distribution()(jax.random.key(9))
-    model_as_spy = jax.tree_util.Partial(spy)
+    model_as_spy = jax.tree_util.Partial(spy, jnp.zeros(()))
     still = optax.sgd(0.0)
     state = start_optimiser(still, model_as_spy)
     few_shot_accuracy(lambda m, b: jnp.zeros(()), still, model_as_spy, state, task, jax.random.key(0), **SETTINGS)
