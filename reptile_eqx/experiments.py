@@ -259,7 +259,7 @@ class FewShotClassification:
     `order` is "exact", the tasks of a meta-batch one after another as the authors have them, or "parallel", side by
     side with the optimiser's states merged (`training.Learner`).
     `precision` is that of the convolutions' products, on a GPU of all: "float32", or "tensorfloat32" or "bfloat16",
-    which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is "tensorfloat32".
+    which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is about "tensorfloat32".
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
     """
 
