@@ -140,7 +140,7 @@ def _patches_times(patches, dy):
     """
     patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     if jax.default_backend() != "cpu":
-        return _product(patches.T, dy)  # A GPU's products read either orientation as fast.
+        return _product(patches.T, dy)  # Turning is for a CPU's products; on a GPU nothing was measured.
     # Without the barriers XLA folds the transposes back into one product of the slow orientation.
     if patches.shape[1] < dy.shape[1] or 2 * patches.shape[0] < patches.shape[1]:
         return _product(lax.optimization_barrier(patches.T), dy)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import pandas as pd
 
 from . import bench, datasets, flops, presets, sweeps
@@ -84,7 +85,7 @@ def train(found: Sequence[Step], data: str | None, devices: int | None, figures:
     """Train what is not there yet, in the order given, and keep the records where the notebooks of `paper` look.
 
     `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `store.run` for the rest. A step that
-    fails, such as one that does not fit into a GPU's memory, is printed with its error, and those after it go on.
+    XLA cannot run, as it does not fit into a GPU's memory, is printed with its error, and those after it go on.
     """
     used = use_devices(devices)
     for step in on_platform(found, "paper", used[0].platform):
@@ -94,7 +95,7 @@ def train(found: Sequence[Step], data: str | None, devices: int | None, figures:
             images = datasets.load(dataset, data) if dataset else None
             shared, origin = (images.images, images.origin) if images else (None, presets.SINE_WAVES)
             run(step.configs, shared, origin=origin, publish=True, figures=figures, devices=used)
-        except Exception:
+        except jax.errors.JaxRuntimeError:
             traceback.print_exc()
 
 

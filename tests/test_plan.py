@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -101,12 +102,16 @@ def test_a_step_that_fails_does_not_stop_those_after_it(monkeypatch, tmp_path, c
     def out_of_memory_once(configs, *_, **__):
         done.append(configs)
         if len(done) == 1:
-            raise RuntimeError("out of memory: 12 GiB")
+            raise jax.errors.JaxRuntimeError("out of memory: 12 GiB")
+        if len(done) == 3:
+            raise ValueError("not a matter of memory")
 
     monkeypatch.setattr(plan, "run", out_of_memory_once)
     sine, longer = [rx.SineRegression()], [rx.SineRegression(outer_iterations=40_000)]
     plan.train([plan.Step("1", "a", sine), plan.Step("1", "b", longer)], None, None, tmp_path)
     assert done == [sine, longer] and "RuntimeError: out of memory: 12 GiB" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not a matter of memory"):
+        plan.train([plan.Step("1", "a", sine)], None, None, tmp_path)
 
 
 def test_each_order_of_tasks_has_a_speed_of_its_own(monkeypatch):
