@@ -86,6 +86,7 @@ kernel_gradient.defvjp(
 )
 
 
+_PIXELS_IN_A_PIECE = 256
 _MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
 
 
@@ -123,6 +124,11 @@ def _patches(x: Images, stride: int) -> Float[Array, "batch rows columns 9*chann
     _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), _same_padding(height, stride), _same_padding(width, stride), (0, 0)))
     rows, columns = -(-height // stride), -(-width // stride)
+    if jax.default_backend() != "cpu":
+        # With nine slices side by side, Mini-ImageNet's training takes 1.4 times as long on a GPU.
+        tap, row, column = np.arange(3), stride * np.arange(rows), stride * np.arange(columns)
+        row, column = row[:, None, None, None] + tap[:, None], column[:, None, None] + tap
+        return x.at[:, row, column].get(mode="promise_in_bounds").reshape(x.shape[0], rows, columns, -1)
     return jnp.concatenate(
         [
             x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
@@ -138,13 +144,26 @@ def _patches_times(patches, dy):
 
     Turning dy takes less, but leaves a result to be turned as well, which only many patches make up for.
     """
-    patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     if jax.default_backend() != "cpu":
-        return _product(patches.T, dy)  # Turning is for a CPU's products; on a GPU nothing was measured.
+        return _summed_in_pieces(patches, dy)
+    patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # Without the barriers XLA folds the transposes back into one product of the slow orientation.
     if patches.shape[1] < dy.shape[1] or 2 * patches.shape[0] < patches.shape[1]:
         return _product(lax.optimization_barrier(patches.T), dy)
     return lax.optimization_barrier(_product(lax.optimization_barrier(dy.T), patches)).T
+
+
+def _summed_in_pieces(patches, dy):
+    """patchesᵀ · dy on a GPU, as the sum of many products of some hundred pixels each.
+
+    One product has a small result and so few blocks that most of the GPU waits; on Mini-ImageNet that took half of the
+    training's time.
+    """
+    lines, pixels = dy.shape[0] * dy.shape[1], dy.shape[0] * dy.shape[1] * dy.shape[2]
+    pieces = max(n for n in range(1, lines + 1) if lines % n == 0 and (n == 1 or pixels // n >= _PIXELS_IN_A_PIECE))
+    patches, dy = (part.reshape(pieces, -1, part.shape[-1]) for part in (patches, dy))
+    # Without the barrier XLA makes one product of them again.
+    return lax.optimization_barrier(_product(patches.swapaxes(1, 2), dy)).sum(0)
 
 
 def _image_by_image(x, dy):
