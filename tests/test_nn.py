@@ -126,6 +126,22 @@ def test_both_forms_of_the_convolution_have_the_same_third_derivatives(on, monke
             np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
+# The last two have the kernel gradient as a sum of 3 and of 7 products.
+@pytest.mark.parametrize(
+    ("stride", "shape"),
+    [(1, (2, 5, 4, 3)), (2, (2, 9, 6, 2)), (2, (3, 1, 7, 1)), (1, (3, 17, 16, 3)), (2, (10, 28, 27, 1))],
+)
+def test_the_form_for_gpus_is_the_plain_one_with_its_gradients(stride, shape, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.enable_x64(True):
+        x, kernel = normal(0, *shape), normal(1, 3, 3, shape[-1], 4)
+        y, ours = jax.vjp(lambda *a: convolution(*a, stride), x, kernel)
+        plain, theirs = jax.vjp(lambda *a: plain_convolution(*a, stride), x, kernel)
+        np.testing.assert_allclose(y, plain, rtol=1e-9, atol=1e-9)
+        for mine, their in zip(ours(jnp.cos(y)), theirs(jnp.cos(plain)), strict=True):
+            np.testing.assert_allclose(mine, their, rtol=1e-9, atol=1e-9)
+
+
 def rounded(x, bits):
     """float32 numbers rounded to so many bits of mantissa, half to even, in float64."""
     dropped = 23 - bits
