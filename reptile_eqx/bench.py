@@ -39,6 +39,7 @@ SECONDS = 250.0
 """Default time for all configurations together; two idle cores measure everything in less than five minutes."""
 
 _PAPER_TURN, _GROWTH_TURN = 1.0, 0.4  # seconds that a timed call is to take, where one iteration does not take longer
+_SEEDS = 3  # of the paper's profile, which a GPU trains in one program
 _PEAK_TURN, _PEAK_SIZE, _PEAK_PRODUCTS = 0.1, 1024, 4
 
 
@@ -232,14 +233,12 @@ _AXES = {
 }
 
 
-def measure(
-    name: str, devices: int | None, repeats: int, seconds: float, trained: tuple[int, str] | None = None
-) -> dict[str, Any]:
+def measure(name: str, devices: int | None, repeats: int, seconds: float, order: str | None = None) -> dict[str, Any]:
     """Measure one workload in this process, which should be a fresh one.
 
     **Arguments:** its name, how many devices (all by default), timed calls of each point, and the seconds after which
-    no further point is begun; the paper's own configuration is always measured, on a GPU with the seeds and the order
-    of tasks that it is `trained` with, where they are given.
+    no further point is begun; the paper's own configuration is always measured, on a GPU with the paper's three seeds
+    in one of the orders of tasks (`FewShotClassification.order`) where that is given.
 
     **Returns:** what goes into the JSON file, and under `made` the environment.
     """
@@ -250,9 +249,8 @@ def measure(
     jax.config.update("jax_enable_compilation_cache", False)
     config = workload.configs(1)[0]
     todo = points(config, len(chosen), chosen[0].platform)
-    if trained is not None and chosen[0].platform != "cpu":
-        seeds, order = trained
-        todo[0] = todo[0]._replace(seeds=seeds, changes={"order": order} if hasattr(config, "order") else {})
+    if order is not None and chosen[0].platform != "cpu":
+        todo[0] = todo[0]._replace(seeds=_SEEDS, changes={"order": order} if hasattr(config, "order") else {})
     bench, measured, memory = _Bench(workload, chosen, repeats), [], 0
     with tqdm(todo, desc=f"{name:18}", unit="point") as bar:
         for point in bar:
@@ -283,12 +281,12 @@ def _in_a_fresh_process(*arguments: Any) -> dict[str, Any]:
         return process.submit(measure, *arguments).result()
 
 
-def paper_speed(name: str, devices: int | None = None, seeds: int = 3, order: str = "exact") -> float:
+def paper_speed(name: str, devices: int | None = None, order: str = "exact") -> float:
     """Floating-point operations a second of one workload as `paper` trains it, in total over seeds, from one call.
 
-    `seeds` and `order` (`FewShotClassification`) are those of a GPU; a CPU trains a seed a core in exact order.
+    On a GPU with tasks in that `order` (`FewShotClassification`); a CPU trains a seed a core in exact order.
     """
-    return _in_a_fresh_process(name, devices, 1, 0.0, (seeds, order))["points"][0]["flops_per_second"]
+    return _in_a_fresh_process(name, devices, 1, 0.0, order)["points"][0]["flops_per_second"]
 
 
 def bench(
