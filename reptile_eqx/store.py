@@ -234,7 +234,7 @@ def _state_path(config: Any) -> Path:
 
 def _record(training: Training, results: dict[str, Any], made: dict[str, Any]) -> Record:
     config = training.config
-    made = {**made, "commit": ", ".join(training.commits), "training_seconds": round(training.seconds, 1)}
+    made = {**made, "commit": ", ".join(training.commits), "training_seconds": round(training.seconds, 3)}
     if training.diverged:
         made["diverged"] = training.diverged
     return Record(
