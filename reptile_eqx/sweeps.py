@@ -91,8 +91,6 @@ _FIGURE_4 = {
     "quick": dict(outer_iterations=10_000, curve_points=0, eval_tasks=1000),
     "paper": dict(curve_points=10),
 }
-# As far as this panel has been trained.
-_FIGURE_4B = _FIGURE_4 | {"quick": dict(outer_iterations=1000, curve_points=1, curve_tasks=2, eval_tasks=300)}
 # The paper gives no scale for its remarks; a tenth of Table 3's iterations tells such settings apart.
 _ABLATIONS = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
@@ -155,8 +153,7 @@ def figure_4_runs(
     """
     swept, values = SWEEPS[panel]
     values = _SMOKE_SWEEPS[panel] if profile == "smoke" else values
-    scales = _FIGURE_4B if panel == "4b" else _FIGURE_4
-    settings = TABLE_6[panel] | scaled(scales, profile, outer_iterations) | data
+    settings = TABLE_6[panel] | scaled(_FIGURE_4, profile, outer_iterations) | data
     runs = {}
     for line, own in LINES.items():
         if panel == "4c" and line != "FOMAML, shared tail, cycle":
