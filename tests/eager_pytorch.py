@@ -1,4 +1,4 @@
-"""Reptile on 5-way Omniglot (Table 3) as a plain eager PyTorch loop: what `reptile-eqx bench` is held against on a GPU.
+"""Reptile on 5-way Omniglot (Table 3) as a plain eager PyTorch loop: what training on a GPU is held against.
 
     python tests/eager_pytorch.py [outer iterations]
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-WAYS, SHOTS, INNER, BATCH, META_BATCH = 5, 10, 5, 10, 5
+WAYS, SHOTS, BATCH, META_BATCH = 5, 10, 10, 5
 
 
 class Block(nn.Module):
