@@ -166,7 +166,8 @@ class SideBySide:
     """One program over a mesh of devices, applied to several units of work at once: a seed, a slice of tasks.
 
     On CPU cores each device takes one unit at a time, which is the best use of cores; a GPU takes as many as
-    there are, in one batched program. What a unit's result is does not depend on the units beside it.
+    there are, in one batched program. What a unit's result is does not depend on the units beside it. Results take
+    the place of the units on the devices (donated buffers), not on the host.
     """
 
     def __init__(
@@ -230,6 +231,10 @@ class SideBySide:
             out_specs=by_seed,
             check_vma=False,
         )
-        compiled = jax.jit(sharded).lower(*arguments).compile(_compiler_options(self._mesh.devices.flat[0].platform))
+        with warnings.catch_warnings():
+            # A seed has no result of its shape to give its place to.
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            lowered = jax.jit(sharded, donate_argnums=1).lower(*arguments)
+            compiled = lowered.compile(_compiler_options(self._mesh.devices.flat[0].platform))
         self.compile_seconds = time.perf_counter() - started
         return compiled

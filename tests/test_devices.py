@@ -118,6 +118,21 @@ def test_images_are_copied_to_a_device_once():
     np.testing.assert_array_equal(narrower, images)
 
 
+def test_states_are_donated_on_the_devices_and_kept_on_the_host():
+    def program(shared, unit, steps):
+        return jax.lax.fori_loop(0, steps, lambda _, state: state * 2, unit["state"])
+
+    doubled = SideBySide(program, None, 2, tasks=1)
+    units = [{"state": np.full(4096, 1 + i, np.float32), "seed": np.uint32(i)} for i in range(2)]
+    for _ in range(2):
+        for i, result in enumerate(doubled(units, np.int32(3))):
+            np.testing.assert_array_equal(result, 8.0 * (1 + i))
+    for i, unit in enumerate(units):
+        np.testing.assert_array_equal(unit["state"], 1 + i)
+    memory = doubled._compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= memory.output_size_in_bytes == 4096 * 4
+
+
 @pytest.mark.parametrize("tasks", [1, 5])
 def test_tasks_spread_over_devices_change_nothing(tasks):
     gradient = rx.reptile(rx.mean_squared_error, rx.reference_adam(0.01), steps=2, batch_size=5)
