@@ -69,7 +69,8 @@ FINN = {
 """Finn et al.'s hyper-parameters of MAML and first-order MAML, by dataset and ways.
 
 The last of the `inner_iterations` batches is the query, so that they take one inner step less. Every inner batch is the
-whole support. Left out is that their program clips the meta-gradient on Mini-ImageNet.
+whole support. Left out is that their program clips the meta-gradient on Mini-ImageNet, and that its inner loss is N
+times the mean: with these step sizes, that breaks the training of our network (README).
 """
 
 TABLE_1 = {
