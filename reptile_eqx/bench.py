@@ -70,6 +70,12 @@ def workloads() -> dict[str, Workload]:
     return known
 
 
+def _configs(workload: Workload, seeds: int, order: str) -> list[Any]:
+    """Its run configurations, with a meta-batch's tasks in an `order` where there is more than one."""
+    configs = workload.configs(seeds)
+    return [dataclasses.replace(c, order=order) if hasattr(c, "order") else c for c in configs]
+
+
 class Point(NamedTuple):
     """What is measured at once: a number of seeds on a number of devices, with a few settings changed."""
 
@@ -154,8 +160,8 @@ def peak_memory(device: jax.Device) -> int:
 class _Bench:
     """One workload in this process: its images, its programs one at a time, and what was measured of them."""
 
-    def __init__(self, workload: Workload, devices: Sequence[jax.Device], repeats: int):
-        self.workload, self.devices, self.repeats = workload, devices, repeats
+    def __init__(self, workload: Workload, devices: Sequence[jax.Device], repeats: int, order: str):
+        self.workload, self.devices, self.repeats, self.order = workload, devices, repeats, order
         self.images = None
         if workload.images is not None:
             images = np.frombuffer(np.random.default_rng(0).bytes(math.prod(workload.images)), np.uint8)
@@ -183,7 +189,10 @@ class _Bench:
 
     def measure(self, point: Point, seconds: float) -> dict[str, Any]:
         """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
-        configs = [dataclasses.replace(config, **point.changes) for config in self.workload.configs(point.seeds)]
+        configs = [
+            dataclasses.replace(config, **point.changes)
+            for config in _configs(self.workload, point.seeds, self.order)
+        ]
         devices = self.devices[: point.devices]
         programs = self._program(configs[0], point.seeds, devices)
         units = [programs.unit(Training(config, Path(), self._state(configs[0]))) for config in configs]
@@ -238,7 +247,7 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float, order:
 
     **Arguments:** its name, how many devices (all by default), timed calls of each point, and the seconds after which
     no further point is begun; the paper's own configuration is always measured, on a GPU with the paper's three seeds
-    in one of the orders of tasks (`FewShotClassification.order`) where that is given.
+    where the `order` of tasks (`FewShotClassification`) is given, which otherwise is that of `paper` there.
 
     **Returns:** what goes into the JSON file, and under `made` the environment.
     """
@@ -247,11 +256,14 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float, order:
     chosen = use_devices(devices)
     # Compile times are of programs compiled afresh.
     jax.config.update("jax_enable_compilation_cache", False)
-    config = workload.configs(1)[0]
+    on_cpu = chosen[0].platform == "cpu"
+    usual = presets.order_of_tasks("paper", chosen[0].platform)
+    bench = _Bench(workload, chosen, repeats, usual if order is None or on_cpu else order)
+    config = _configs(workload, 1, bench.order)[0]
     todo = points(config, len(chosen), chosen[0].platform)
-    if order is not None and chosen[0].platform != "cpu":
-        todo[0] = todo[0]._replace(seeds=_SEEDS, changes={"order": order} if hasattr(config, "order") else {})
-    bench, measured, memory = _Bench(workload, chosen, repeats), [], 0
+    if order is not None and not on_cpu:
+        todo[0] = todo[0]._replace(seeds=_SEEDS)
+    measured, memory = [], 0
     with tqdm(todo, desc=f"{name:18}", unit="point") as bar:
         for point in bar:
             if measured and time.perf_counter() - began > seconds:
