@@ -86,15 +86,16 @@ class Point(NamedTuple):
 
 
 def points(config: Any, devices: int, platform_name: str) -> list[Point]:
-    """The paper's configuration (axis "paper"), then where each axis grows, those that share a program together.
+    """The paper's configuration (axis "paper"), then where each axis grows.
 
-    A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices;
-    a GPU trains seeds in one batched program, and is given eight.
+    A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices, and
+    those that share its program come next; a GPU trains seeds in one batched program, and is given eight.
     """
-    seeds = devices if platform_name == "cpu" else 8 * devices
-    grown = sorted({1, 2, 4, 8} if platform_name == "cpu" else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices})
+    on_cpu = platform_name == "cpu"
+    seeds = devices if on_cpu else 8 * devices
+    grown = {1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices}
     chosen = [Point("paper", seeds, devices, {})]
-    chosen += [Point("seeds", count, devices, {}) for count in sorted(grown, key=lambda s: (s < seeds, s))]
+    chosen += [Point("seeds", count, devices, {}) for count in sorted(grown, key=lambda s: (on_cpu and s < seeds, s))]
     chosen += [Point("devices", seeds, 2**i, {}) for i in range(devices.bit_length()) if 2**i < devices]
     for axis, lowest in (("meta_batch_size", 1), ("ways", 5), ("inner_iterations", 1)):
         if hasattr(config, axis):
@@ -190,8 +191,7 @@ class _Bench:
     def measure(self, point: Point, seconds: float) -> dict[str, Any]:
         """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
         configs = [
-            dataclasses.replace(config, **point.changes)
-            for config in _configs(self.workload, point.seeds, self.order)
+            dataclasses.replace(config, **point.changes) for config in _configs(self.workload, point.seeds, self.order)
         ]
         devices = self.devices[: point.devices]
         programs = self._program(configs[0], point.seeds, devices)

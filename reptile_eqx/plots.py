@@ -426,7 +426,7 @@ def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
 def speed(
     growth: Mapping[str, Mapping[str, Mapping[int, float]]], papers: Mapping[str, Mapping[str, Any]], title: str
 ) -> Figure:
-    """How the rate of training changes along each axis, and what the paper's configurations reach.
+    """How the rate of training changes along each axis that was measured, and what the paper's configurations reach.
 
     **Arguments:**
 
@@ -435,24 +435,25 @@ def speed(
     - `papers`: by workload, the paper's configuration's `share_of_peak` and `images_per_second`.
     - `title`: above it all.
     """
-    figure, grid = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
-    *panels, bars = grid.ravel()
+    growth = {label: {n: line for n, line in lines.items() if len(line) > 1} for label, lines in growth.items()}
+    growth = {label: lines for label, lines in growth.items() if lines}
+    columns = min(3, len(growth) + 1)
+    rows = -(-(len(growth) + 1) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4 * columns, 3.5 * rows), squeeze=False, layout="constrained")
+    *panels, bars = grid.ravel()[: len(growth) + 1]
+    for unused in grid.ravel()[len(growth) + 1 :]:
+        unused.remove()
     looks = dict(zip(papers, zip((GREEN, BLUE, VERMILION, ORANGE), "o^sD", strict=True), strict=False))
     for axes, (label, lines) in zip(panels, growth.items(), strict=True):
-        grown = {name: line for name, line in lines.items() if len(line) > 1}
-        for name, line in grown.items():
+        for name, line in lines.items():
             colour, marker = looks[name]
             axes.plot(list(line), list(line.values()), color=colour, marker=marker)
         axes.set(xlabel=label, ylabel="images / s (paper's setting = 1)")
-        if grown:
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted({value for line in grown.values() for value in line}))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
-        else:
-            axes.set(xticks=(), yticks=())
-            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({value for line in lines.values() for value in line}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         axes.grid(alpha=0.25)
     for i, (name, paper) in enumerate(papers.items()):
         share = 100 * paper["share_of_peak"]

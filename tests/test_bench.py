@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from reptile_eqx import bench, flops
+from reptile_eqx import bench, flops, plots
 from reptile_eqx.cli import main
 
 
@@ -79,6 +79,23 @@ def test_points_share_programs_side_by_side_and_grow_every_axis():
     assert [point.seeds for point in rest if point.axis == "seeds"] == [8, 1, 2]
     assert [point.devices for point in rest if point.axis == "devices"] == [1, 2]
     assert len(set(map(str, rest))) == len(rest)
+
+
+def test_a_gpu_is_given_eight_seeds_with_their_tasks_in_the_order_of_the_paper_there():
+    first, *rest = bench.points(bench.workloads()["omniglot-5way"].configs(1)[0], 1, "gpu")
+    assert first == bench.Point("paper", 8, 1, {})
+    assert [point.seeds for point in rest if point.axis == "seeds"] == [1, 2, 4, 16, 32]
+    orders = {order: bench._configs(bench.workloads()["omniglot-5way"], 2, order) for order in ("exact", "parallel")}
+    assert all([config.order for config in configs] == [order] * 2 for order, configs in orders.items())
+    assert len(bench._configs(bench.workloads()["sine"], 2, "parallel")) == 2
+
+
+def test_only_what_was_measured_has_a_panel():
+    paper = {"sine": {"share_of_peak": 0.2, "images_per_second": 1e6}}
+    lines = {"seeds": {"sine": {1: 0.5, 2: 1.0}}, "devices": {"sine": {2: 1.0}}, "ways": {"sine": {}}}
+    labels = [axes.get_xlabel() for axes in plots.speed(lines, paper, "").axes]
+    assert labels == ["seeds", ""]
+    assert len(plots.speed({}, paper, "").axes) == 1
 
 
 def test_a_short_bench_writes_numbers_and_plot(tmp_path, capsys):
