@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from . import flops, places, plots, presets
-from .devices import use_devices
+from .devices import device_grid, use_devices
 from .experiments import same_program
 from .report import write_figure, write_json
 from .runner import Programs, Training
@@ -40,6 +41,7 @@ SECONDS = 250.0
 
 _PAPER_TURN, _GROWTH_TURN = 1.0, 0.4  # seconds that a timed call is to take, where one iteration does not take longer
 _SEEDS = 3  # of the paper's profile, which a GPU trains in one program
+_IDLE = 0.5  # load average of a minute, above which it is said that something else runs
 _PEAK_TURN, _PEAK_SIZE, _PEAK_PRODUCTS = 0.1, 1024, 4
 
 
@@ -70,10 +72,11 @@ def workloads() -> dict[str, Workload]:
     return known
 
 
-def _configs(workload: Workload, seeds: int, order: str) -> list[Any]:
-    """Its run configurations, with a meta-batch's tasks in an `order` where there is more than one."""
+def _configs(workload: Workload, seeds: int, settings: dict[str, Any]) -> list[Any]:
+    """Its run configurations, with those of the `settings` that they have."""
     configs = workload.configs(seeds)
-    return [dataclasses.replace(c, order=order) if hasattr(c, "order") else c for c in configs]
+    own = {name: value for name, value in settings.items() if hasattr(configs[0], name)}
+    return [dataclasses.replace(config, **own) for config in configs]
 
 
 class Point(NamedTuple):
@@ -85,17 +88,19 @@ class Point(NamedTuple):
     changes: dict[str, int]
 
 
-def points(config: Any, devices: int, platform_name: str) -> list[Point]:
+def points(config: Any, devices: int, platform_name: str, seeds: int | None = None) -> list[Point]:
     """The paper's configuration (axis "paper"), then where each axis grows.
 
-    A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices, and
-    those that share its program come next; a GPU trains seeds in one batched program, and is given eight.
+    A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices; a
+    GPU trains seeds in one batched program, and is given eight; both where `seeds` does not say how many.
     """
     on_cpu = platform_name == "cpu"
-    seeds = devices if on_cpu else 8 * devices
-    grown = {1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices}
+    seeds = seeds or (devices if on_cpu else 8 * devices)
+    grown = sorted({1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices})
+    if on_cpu:  # those that share the paper's program come first
+        grown = [count for count in grown if count >= seeds] + [count for count in grown if count < seeds]
     chosen = [Point("paper", seeds, devices, {})]
-    chosen += [Point("seeds", count, devices, {}) for count in sorted(grown, key=lambda s: (on_cpu and s < seeds, s))]
+    chosen += [Point("seeds", count, devices, {}) for count in grown]
     chosen += [Point("devices", seeds, 2**i, {}) for i in range(devices.bit_length()) if 2**i < devices]
     for axis, lowest in (("meta_batch_size", 1), ("ways", 5), ("inner_iterations", 1)):
         if hasattr(config, axis):
@@ -161,8 +166,8 @@ def peak_memory(device: jax.Device) -> int:
 class _Bench:
     """One workload in this process: its images, its programs one at a time, and what was measured of them."""
 
-    def __init__(self, workload: Workload, devices: Sequence[jax.Device], repeats: int, order: str):
-        self.workload, self.devices, self.repeats, self.order = workload, devices, repeats, order
+    def __init__(self, workload: Workload, devices: Sequence[jax.Device], repeats: int, settings: dict[str, Any]):
+        self.workload, self.devices, self.repeats, self.settings = workload, devices, repeats, settings
         self.images = None
         if workload.images is not None:
             images = np.frombuffer(np.random.default_rng(0).bytes(math.prod(workload.images)), np.uint8)
@@ -191,7 +196,8 @@ class _Bench:
     def measure(self, point: Point, seconds: float) -> dict[str, Any]:
         """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
         configs = [
-            dataclasses.replace(config, **point.changes) for config in _configs(self.workload, point.seeds, self.order)
+            dataclasses.replace(config, **point.changes)
+            for config in _configs(self.workload, point.seeds, self.settings)
         ]
         devices = self.devices[: point.devices]
         programs = self._program(configs[0], point.seeds, devices)
@@ -201,7 +207,8 @@ class _Bench:
             for begin in range(0, len(units), programs.train.width):
                 programs.train(units[begin : begin + programs.train.width], np.int32(iterations))
 
-        used = min(point.devices, point.seeds)
+        apart = configs[0].meta_batch_size if getattr(configs[0], "order", "exact") == "parallel" else 1
+        used = device_grid([0] * point.devices, point.seeds, apart).size
         if used not in self._products:
             products = matrix_products(devices[:used])
             self._products[used] = products, _repetitions(products, _PEAK_TURN)
@@ -242,12 +249,14 @@ _AXES = {
 }
 
 
-def measure(name: str, devices: int | None, repeats: int, seconds: float, order: str | None = None) -> dict[str, Any]:
+def measure(
+    name: str, devices: int | None, repeats: int, seconds: float, seeds: int | None = None, **settings: Any
+) -> dict[str, Any]:
     """Measure one workload in this process, which should be a fresh one.
 
-    **Arguments:** its name, how many devices (all by default), timed calls of each point, and the seconds after which
-    no further point is begun; the paper's own configuration is always measured, on a GPU with the paper's three seeds
-    where the `order` of tasks (`FewShotClassification`) is given, which otherwise is that of `paper` there.
+    **Arguments:** its name, how many devices (all by default), timed calls of each point, the seconds after which no
+    further point is begun (the paper's own configuration is always measured), with how many `seeds` that is, and
+    settings of the configurations (`FewShotClassification`); the `order` of tasks is else that of `paper` there.
 
     **Returns:** what goes into the JSON file, and under `made` the environment.
     """
@@ -256,14 +265,10 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float, order:
     chosen = use_devices(devices)
     # Compile times are of programs compiled afresh.
     jax.config.update("jax_enable_compilation_cache", False)
-    on_cpu = chosen[0].platform == "cpu"
-    usual = presets.order_of_tasks("paper", chosen[0].platform)
-    bench = _Bench(workload, chosen, repeats, usual if order is None or on_cpu else order)
-    config = _configs(workload, 1, bench.order)[0]
-    todo = points(config, len(chosen), chosen[0].platform)
-    if order is not None and not on_cpu:
-        todo[0] = todo[0]._replace(seeds=_SEEDS)
-    measured, memory = [], 0
+    settings = {"order": presets.order_of_tasks("paper", chosen[0].platform)} | settings
+    config = _configs(workload, 1, settings)[0]
+    todo = points(config, len(chosen), chosen[0].platform, seeds)
+    bench, measured, memory = _Bench(workload, chosen, repeats, settings), [], 0
     with tqdm(todo, desc=f"{name:18}", unit="point") as bar:
         for point in bar:
             if measured and time.perf_counter() - began > seconds:
@@ -288,17 +293,32 @@ def measure(name: str, devices: int | None, repeats: int, seconds: float, order:
     }
 
 
-def _in_a_fresh_process(*arguments: Any) -> dict[str, Any]:
+def _in_a_fresh_process(function: Callable, *arguments: Any, **settings: Any) -> Any:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure, *arguments).result()
+        return process.submit(function, *arguments, **settings).result()
+
+
+def platform_of(devices: int | None = None) -> str:
+    """What JAX trains on here, "cpu" or "gpu", for a process that is to leave the GPU's memory to others: as soon as
+    JAX has started, it holds most of it. Raises what `use_devices` raises."""
+    return _in_a_fresh_process(_platform, devices)
+
+
+def _platform(devices):
+    return use_devices(devices)[0].platform
 
 
 def paper_speed(name: str, devices: int | None = None, order: str = "exact") -> float:
     """Floating-point operations a second of one workload as `paper` trains it, in total over seeds, from one call.
 
-    On a GPU with tasks in that `order` (`FewShotClassification`); a CPU trains a seed a core in exact order.
+    The tasks are in that `order` (`FewShotClassification`); a GPU trains three seeds together, a CPU one a core.
     """
-    return _in_a_fresh_process(name, devices, 1, 0.0, order)["points"][0]["flops_per_second"]
+    return _in_a_fresh_process(_paper_speed, name, devices, order)
+
+
+def _paper_speed(name, devices, order):
+    seeds = None if _platform(devices) == "cpu" else _SEEDS
+    return measure(name, devices, 1, 0.0, seeds, order=order)["points"][0]["flops_per_second"]
 
 
 def bench(
@@ -307,6 +327,8 @@ def bench(
     devices: int | None = None,
     out: str | os.PathLike | None = None,
     seconds: float = SECONDS,
+    seeds: int | None = None,
+    **settings: Any,
 ) -> list[Path]:
     """Measure workloads, print two tables, and write `bench.png`, `bench.svg`, `bench.md` and `bench.json`.
 
@@ -317,21 +339,28 @@ def bench(
     - `devices`: how many cores or GPUs to train on, all by default.
     - `out`: the folder to write to, `figures/` by default.
     - `seconds`: time for all of them together. What does not fit is left out, and said to be.
+    - `seeds`: with how many the paper's configurations are measured; by default one a core, or eight a GPU.
+    - further `settings` of the classifications' configurations, such as `order` or `precision`.
 
-    **Returns:** the files written. Raises `ValueError` for an impossible argument.
+    **Returns:** the files written. Raises `ValueError` for an impossible argument, `RuntimeError` for more devices than
+    there are.
     """
     unknown = [name for name in only if name not in workloads()]
     if unknown:
         raise ValueError(f"nothing called {', '.join(unknown)} to measure; there are {', '.join(workloads())}")
-    for what, given in (("repeats", repeats), ("devices", 1 if devices is None else devices), ("seconds", seconds)):
-        if given < 1:
+    asked = {"repeats": repeats, "devices": devices, "seconds": seconds, "seeds": seeds}
+    for what, given in asked.items():
+        if given is not None and given < 1:
             raise ValueError(f"`{what}` is {given}; expected 1 or more")
-    load, began, results = os.getloadavg()[0], time.perf_counter(), []
+    load, began, results = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, time.perf_counter(), []
+    if load is not None and load > _IDLE:
+        print(f"Something else ran here in the last minute (load {load:.1f}); rates may come out low.", file=sys.stderr)
     names = [name for name in workloads() if name in only or not only]
     for i, name in enumerate(names):
         left = (seconds - (time.perf_counter() - began)) / (len(names) - i)
-        results.append(_in_a_fresh_process(name, devices, repeats, left))
-    made = [result.pop("made") for result in results][0]
+        results.append(_in_a_fresh_process(measure, name, devices, repeats, left, seeds, **settings))
+    made = results[0]["made"]
+    results = [{key: value for key, value in result.items() if key != "made"} for result in results]
     shown = f"**The paper's configurations on {made['device']}**\n\n{paper_table(results)}\n"
     print(f"\n{shown}")
     print(f"\nHow they grow\n\n{growth_table(results)}")
@@ -346,7 +375,7 @@ def bench(
         "points. FLOPs by hand count the layers' multiplications and additions; the share is theirs. The peak is that "
         f"of {_PEAK_SIZE}×{_PEAK_SIZE} float32 products on as many devices as the point uses, timed by turns with it. "
         "Programs are compiled afresh. Peak memory is the process's after the paper's configuration, data included.",
-        "repeats": repeats,
+        "asked": {"only": list(only), **asked, **settings},
         "load_average_before": load,
         "seconds": time.perf_counter() - began,
         "workloads": results,

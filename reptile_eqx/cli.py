@@ -15,7 +15,6 @@ import papermill.exceptions
 from tabulate import tabulate
 
 from . import bench, datasets, places, plan, report
-from .devices import use_devices
 from .presets import PROFILES
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
@@ -47,11 +46,13 @@ examples:
 
 _BENCH = """Measure how fast the paper's training configurations run on this machine, beside what its matrix products
 reach, and how that grows with seeds, devices, meta-batch, inner iterations and ways. Nothing else should run
-meanwhile. No data is needed. Writes bench.png, bench.svg and bench.json.
+meanwhile. No data is needed. Writes bench.png, bench.svg, bench.md and bench.json, in place of those that come with the
+project where --out does not say otherwise.
 
 examples:
   reptile-eqx bench                                 everything, under five minutes on two cores
-  reptile-eqx bench --only omniglot-5way --devices 1
+  reptile-eqx bench --only omniglot-5way --devices 1 --out /tmp/bench
+  reptile-eqx bench --seeds 3 --order exact --precision tensorfloat32 --out /tmp/bench
 """
 
 
@@ -106,6 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
     speed.add_argument("--only", action="append", default=[], metavar="NAME", help=f"one of {known}; may be repeated")
     speed.add_argument("--repeats", type=int, default=5, help="timed calls for each median (default: %(default)s)")
     speed.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
+    speed.add_argument("--seeds", type=int, help="how many to train together (default: one a core, eight a GPU)")
+    for name in ("order", "precision"):
+        speed.add_argument(f"--{name}", help=f"FewShotClassification's {name} (default: that of the profile paper)")
     speed.add_argument("--seconds", type=float, default=bench.SECONDS, help="time for it all (default: %(default)g)")
     speed.add_argument("--out", type=Path, help="folder for the plot and the numbers (default: figures/)")
     speed.set_defaults(function=_bench)
@@ -133,7 +137,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.dry_run and not planned:
         parser.error("these notebooks train nothing that is planned: the plan is of the project's own")
     if options.dry_run:
-        return _plan(planned, given, options.out)
+        return _plan(parser, planned, given, options.out)
     if any(getattr(config, "dataset", "") == "mini-imagenet" for step in planned for config in step.configs):
         try:
             datasets.find_mini_imagenet(given.get("data"))
@@ -167,8 +171,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return len(failed)
 
 
-def _plan(planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> int:
-    platform = use_devices(given.get("devices"))[0].platform
+def _plan(parser: argparse.ArgumentParser, planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> int:
+    try:
+        platform = bench.platform_of(given.get("devices"))
+    except RuntimeError as error:
+        parser.error(str(error))
     planned = plan.on_platform(planned, given["profile"], platform)
     left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
     right = ["left" if name in ("Notebook", "What") else "right" for name in left]
@@ -273,9 +280,12 @@ def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in ("order", "precision")}
+    settings = {name: value for name, value in given.items() if value is not None}
+    scale = (options.repeats, options.devices, options.out, options.seconds, options.seeds)
     try:
-        made = bench.bench(options.only, options.repeats, options.devices, options.out, options.seconds)
-    except ValueError as error:
+        made = bench.bench(options.only, *scale, **settings)
+    except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     print("\nMade:", *(f"  {path}" for path in made), sep="\n")
     return 0

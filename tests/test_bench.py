@@ -85,9 +85,11 @@ def test_a_gpu_is_given_eight_seeds_with_their_tasks_in_the_order_of_the_paper_t
     first, *rest = bench.points(bench.workloads()["omniglot-5way"].configs(1)[0], 1, "gpu")
     assert first == bench.Point("paper", 8, 1, {})
     assert [point.seeds for point in rest if point.axis == "seeds"] == [1, 2, 4, 16, 32]
-    orders = {order: bench._configs(bench.workloads()["omniglot-5way"], 2, order) for order in ("exact", "parallel")}
-    assert all([config.order for config in configs] == [order] * 2 for order, configs in orders.items())
-    assert len(bench._configs(bench.workloads()["sine"], 2, "parallel")) == 2
+    assert bench.points(bench.workloads()["sine"].configs(1)[0], 1, "gpu", 3)[0].seeds == 3
+    for order in ("exact", "parallel"):
+        configs = bench._configs(bench.workloads()["omniglot-5way"], 2, {"order": order, "precision": "bfloat16"})
+        assert [(config.order, config.precision) for config in configs] == [(order, "bfloat16")] * 2
+    assert len(bench._configs(bench.workloads()["sine"], 2, {"order": "parallel"})) == 2
 
 
 def test_only_what_was_measured_has_a_panel():
@@ -99,7 +101,8 @@ def test_only_what_was_measured_has_a_panel():
 
 
 def test_a_short_bench_writes_numbers_and_plot(tmp_path, capsys):
-    assert main(["bench", "--only", "sine", "--repeats", "1", "--seconds", "1", "--out", str(tmp_path)]) == 0
+    short = ["--only", "sine", "--repeats", "1", "--seconds", "1", "--seeds", "2", "--order", "parallel"]
+    assert main(["bench", *short, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "product peak" in printed and "left out for time" in printed and "bench.png" in printed
     assert (tmp_path / "bench.png").stat().st_size > 10_000
@@ -107,11 +110,13 @@ def test_a_short_bench_writes_numbers_and_plot(tmp_path, capsys):
     written = json.loads((tmp_path / "bench.json").read_text())
     assert {"device", "versions", "commit", "date", "platform", "processor"} <= written["made"].keys()
     assert "random bytes" in written["how"]
+    asked = dict(only=["sine"], repeats=1, devices=None, seconds=1.0, seeds=2, order="parallel")
+    assert written["asked"] == asked
     (sine,) = written["workloads"]
     assert sine["config"]["inner_iterations"] == 5 and sine["peak_memory_bytes"] > 1e6
     paper = sine["points"][0]
     assert paper["axis"] == "paper"
-    assert paper["seeds"] == paper["devices"]
+    assert paper["seeds"] == 2 and paper["devices"] in (1, 2)
     assert paper["images_per_second"] == pytest.approx(50 * paper["outer_iterations_per_second"])
     achieved = paper["outer_iterations_per_second"] * sine["flops_per_iteration_by_hand"]
     assert paper["flops_per_second"] == pytest.approx(achieved)
