@@ -35,25 +35,27 @@ def use_devices(
 
     **Arguments:**
 
-    - `devices`: how many CPU cores, or GPUs where JAX has them, to train on in each process; all by default.
+    - `devices`: how many CPU cores, or GPUs where JAX has them, to train on in each process; by default all that it is
+      bound to and, in a container, that its quota allows.
     - `compilation_cache`: the directory where compiled programs are kept; by default what JAX is set to
       (`JAX_COMPILATION_CACHE_DIR`), or else `data/cache/xla`.
     - `distributed`: whether this is one of several processes, on one host or many, which all run the same Python.
-      `True` where SLURM, MPI or Kubernetes started them, as JAX detects; otherwise the arguments of
-      `jax.distributed.initialize`, such as `dict(coordinator_address="host:1234", num_processes=2, process_id=0)`.
+      `True` where JAX detects who started them: SLURM, Open MPI's `mpirun`, Kubernetes (with its Python package).
+      Otherwise the arguments of `jax.distributed.initialize`, such as
+      `dict(coordinator_address="host:1234", num_processes=2, process_id=0)`, or under another MPI
+      `dict(cluster_detection_method="mpi4py")`.
 
     **Returns:** the devices of all processes. Raises `ValueError` for a number below one or where the processes cannot
-    be told, `RuntimeError` where JAX has started already with fewer. Warns where an NVIDIA GPU is there and
-    JAX does not use it.
+    be told, `RuntimeError` where JAX has started already with fewer, or before the processes were joined, and where
+    they do not find each other. Warns where an NVIDIA GPU is there and JAX does not use it.
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
     cache = compilation_cache or jax.config.jax_compilation_cache_dir or places.data_directory() / "cache" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        jax.config.update("jax_num_cpu_devices", devices or cores)
+        jax.config.update("jax_num_cpu_devices", devices or _cores())
     except RuntimeError:
         pass  # JAX has started; whether that matters is checked on what it has.
     if distributed and not jax.distributed.is_initialized():
@@ -74,14 +76,30 @@ def use_devices(
 
 
 def _join(arguments: dict[str, Any]) -> None:
-    """Become one of several processes; raises `ValueError` where it cannot be told which."""
+    """Become one of several processes; raises what `use_devices` says it does."""
     try:
         jax.distributed.initialize(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "`distributed` needs coordinator_address, num_processes and process_id, which JAX finds by itself under "
-            f"SLURM, MPI and Kubernetes only; given {arguments}: {error}"
+            "`distributed` takes the arguments of jax.distributed.initialize: coordinator_address, num_processes and "
+            "process_id, which JAX finds by itself under SLURM, Open MPI's mpirun and Kubernetes only, or "
+            f"cluster_detection_method; given {arguments}: {error}"
         ) from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the processes could not be joined: call use_devices before JAX computes anything (in a notebook, restart "
+            f"the kernel), with an address that all of them reach; given {arguments}: {error}"
+        ) from error
+
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def _cores() -> int:
+    """Cores that this process is bound to, or fewer where a container's quota is less than that."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = _QUOTA.read_text().split() if _QUOTA.exists() else ("max", "")
+    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
 
 
 def first_process() -> bool:

@@ -1,10 +1,12 @@
 """One mesh, any machine: processes on loopback and many virtual devices get the numbers that one device gets."""
 
+import dataclasses
 import json
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import reptile_eqx as rx
+from reptile_eqx import devices
 from reptile_eqx.devices import SideBySide, device_grid, mesh_for, replicated, use_devices
 from reptile_eqx.experiments import SineRegression
 
@@ -21,24 +24,40 @@ TRAINED = """
 import json, os, sys
 import jax
 import reptile_eqx as rx
-from reptile_eqx.experiments import SineRegression
+from test_devices import configurations
 
-devices, distributed, settings, counts = json.loads(sys.argv[1])
+devices, distributed, counts = json.loads(sys.argv[1])
 rx.use_devices(devices, sys.argv[2], distributed=distributed)
 home = os.environ["REPTILE_HOME"]
 for count in counts:
     os.environ["REPTILE_HOME"] = os.path.join(home, str(count))
-    configs = [SineRegression(seed=seed, **settings) for seed in range(count)]
+    configs = configurations(count)
     records = [[record.curve, record.results] for record in rx.run(configs)]
     state = [leaf.tolist() for leaf in jax.tree.leaves(rx.load_state(configs[-1])) if hasattr(leaf, "tolist")]
     print("numbers", json.dumps([records, state]))
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class TasksSideBySide(SineRegression):
+    """With a meta-batch that devices can share."""
+
+    def learner(self, shared):
+        return super().learner(shared)._replace(meta_batch_size=4, merge=rx.merge_average)
+
+
+def configurations(count):
+    """So many seeds; with none, one seed whose tasks run side by side."""
+    if count == 0:
+        return [TasksSideBySide(**SINE | dict(outer_iterations=4))]  # what rounding changes grows with each
+    return [SineRegression(seed=seed, **SINE) for seed in range(count)]
+
+
 def process(home, cache, devices, counts, distributed=False):
     """Trains in a process of its own, once for each count of seeds, and writes down what came of it."""
-    arguments = json.dumps([devices, distributed, SINE, counts])
-    environment = os.environ | {"REPTILE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    arguments = json.dumps([devices, distributed, counts])
+    found = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"REPTILE_HOME": str(home), "JAX_PLATFORMS": "cpu", "PYTHONPATH": found}
     home.mkdir()
     with (home / "out").open("w") as out, (home / "err").open("w") as err:
         command = [sys.executable, "-c", TRAINED, arguments, str(cache)]
@@ -60,22 +79,26 @@ def finish(home, started):
 def one_device(count, monkeypatch, home):
     """The same, in this process and on one device."""
     monkeypatch.setenv("REPTILE_HOME", str(home / str(count)))
-    configs = [SineRegression(seed=seed, **SINE) for seed in range(count)]
+    configs = configurations(count)
     records = [[record.curve, record.results] for record in rx.run(configs, devices=jax.devices()[:1])]
     state = [leaf.tolist() for leaf in jax.tree.leaves(rx.load_state(configs[-1])) if hasattr(leaf, "tolist")]
     return json.loads(json.dumps([records, state]))
 
 
 def test_two_processes_get_the_numbers_of_one(tmp_path, monkeypatch):
-    """Each with a disk of its own: the first one alone has files, and says what is in them."""
+    """Whether they share seeds or tasks. Each has a disk of its own: the first one alone has files, and says what is
+    in them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     homes = [tmp_path / "first", tmp_path / "second"]
     joined = [dict(coordinator_address=address, num_processes=2, process_id=i) for i in (0, 1)]
-    both = [process(home, tmp_path / "xla", 1, [3], way) for home, way in zip(homes, joined, strict=True)]
+    both = [process(home, tmp_path / "xla", 1, [3, 0], way) for home, way in zip(homes, joined, strict=True)]
     (first, progress), (second, silence) = map(finish, homes, both)
-    assert first == second == [one_device(3, monkeypatch, tmp_path)]
+    assert first == second
+    assert first[0] == one_device(3, monkeypatch, tmp_path)
+    for shared, alone in zip(*map(jax.tree.leaves, (first[1], one_device(0, monkeypatch, tmp_path))), strict=True):
+        assert shared == pytest.approx(alone, rel=1e-5)
     assert len(list((homes[0] / "3" / "data" / "runs").glob("*.json"))) == 3
     assert "sine-reptile" in progress and "sine-reptile" not in silence
     assert not (homes[1] / "3").exists(), "the second process wrote something"
@@ -160,8 +183,25 @@ def test_processes_that_cannot_be_told_apart_are_an_error(given, monkeypatch):
         raise ValueError("Number of processes must be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", undetected)
-    with pytest.raises(ValueError, match="needs coordinator_address, num_processes and process_id"):
+    with pytest.raises(ValueError, match="coordinator_address, num_processes and process_id"):
         use_devices(distributed=given)
+
+
+def test_processes_that_join_too_late_are_told_what_to_do():
+    jax.devices()
+    with pytest.raises(RuntimeError, match="call use_devices before JAX computes anything .* restart the kernel"):
+        use_devices(distributed=dict(coordinator_address="127.0.0.1:1", num_processes=1, process_id=0))
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1), ("9000000 100000", 8)],
+)
+def test_a_container_has_the_cores_that_it_is_given(quota, cores, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(devices, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert devices._cores() == cores
 
 
 def test_compiled_programs_are_kept_where_jax_is_told(tmp_path):
