@@ -42,7 +42,7 @@ def test_ci_runs_the_two_commands_of_the_readme():
 
 
 def test_the_examples_of_the_readme_run_and_are_short():
-    example, pretrained = blocks("python")
+    example, pretrained, script = blocks("python")
     assert len([line for line in example.splitlines() if line.strip()]) < 20
     namespace = {}
     exec(example.replace("2000", "20"), namespace)
@@ -50,6 +50,11 @@ def test_the_examples_of_the_readme_run_and_are_short():
     assert namespace["adapted"].layers[0].weight.shape == (32, 1)
     exec(pretrained, namespace)
     assert namespace["classifier"](namespace["images"]).argmax(-1).tolist() == [0, 1, 2, 3, 4]
+    smaller = script.replace('"quick"', '"smoke", 1, dataset="glyphs", train_classes=400').replace(
+        '"omniglot"', '"glyphs"'
+    )
+    exec(smaller, namespace)
+    assert [(r.status, r.config["order"]) for r in namespace["records"]] == [("finished", "parallel")]
 
 
 def test_importing_the_package_does_not_start_jax():
