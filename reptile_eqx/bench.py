@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from . import flops, places, plots, presets
-from .devices import device_grid, use_devices
+from .devices import use_devices
 from .experiments import same_program
 from .report import write_figure, write_json
 from .runner import Programs, Training
@@ -179,7 +179,7 @@ class _Bench:
     def _program(self, config: Any, seeds: int, devices: Sequence[jax.Device]) -> Programs:
         """Programs that train `seeds` runs like `config`; those of the point before, where they are the same."""
         programs = Programs(same_program(config), self.images, seeds, devices)
-        key = (same_program(config), programs.train.width, min(len(devices), seeds))
+        key = (same_program(config), programs.train.width, programs.train.devices)
         if key != self._key:
             self._key, self._programs = key, programs
             gc.collect()  # the images that the programs before kept on the devices
@@ -195,10 +195,7 @@ class _Bench:
 
     def measure(self, point: Point, seconds: float) -> dict[str, Any]:
         """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
-        configs = [
-            dataclasses.replace(config, **point.changes)
-            for config in _configs(self.workload, point.seeds, self.settings)
-        ]
+        configs = _configs(self.workload, point.seeds, self.settings | point.changes)
         devices = self.devices[: point.devices]
         programs = self._program(configs[0], point.seeds, devices)
         units = [programs.unit(Training(config, Path(), self._state(configs[0]))) for config in configs]
@@ -207,8 +204,7 @@ class _Bench:
             for begin in range(0, len(units), programs.train.width):
                 programs.train(units[begin : begin + programs.train.width], np.int32(iterations))
 
-        apart = configs[0].meta_batch_size if getattr(configs[0], "order", "exact") == "parallel" else 1
-        used = device_grid([0] * point.devices, point.seeds, apart).size
+        used = programs.train.devices
         if used not in self._products:
             products = matrix_products(devices[:used])
             self._products[used] = products, _repetitions(products, _PEAK_TURN)

@@ -203,6 +203,7 @@ class SideBySide:
         the axis `task` (`training.train`).
         """
         self._mesh = mesh_for(jax.devices() if devices is None else devices, units, tasks)
+        self.devices = self._mesh.size  # on which it runs: no more than there are units and their tasks
         seeds = self._mesh.shape["seed"]
         per_device = 1 if self._mesh.devices.flat[0].platform == "cpu" else -(-units // seeds)
         self.width = seeds * per_device
