@@ -2,20 +2,16 @@
 
 import argparse
 import ast
+import functools
+import importlib
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nbclient.exceptions
-import nbformat
-import papermill
-import papermill.exceptions
-from tabulate import tabulate
-
-from . import bench, datasets, places, plan, report
-from .presets import PROFILES
+from . import datasets, files
 
 _RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
 executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
@@ -45,9 +41,9 @@ examples:
 """
 
 _BENCH = """Measure how fast the paper's training configurations run on this machine, beside what its matrix products
-reach, and how that grows with seeds, devices, meta-batch, inner iterations and ways. Nothing else should run
-meanwhile. No data is needed. Writes bench.png, bench.svg, bench.md and bench.json, in place of those that come with the
-project where --out does not say otherwise.
+reach, and how that grows with seeds, tasks and inner iterations. Nothing else should run meanwhile. No data is needed.
+Writes bench.png, bench.svg, bench.md and bench.json, in place of those that come with the project where --out does not
+say otherwise.
 
 examples:
   reptile-eqx bench                                 everything, under five minutes on two cores
@@ -56,18 +52,22 @@ examples:
 """
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="reptile-eqx", description="First-order meta-learning: the paper's figures and tables."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser(
-        "run",
-        help="execute the notebooks: figures, tables",
-        description=_RUN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    for add in (_add_run, _add_data, _add_bench):
+        add(functools.partial(commands.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter))
+    options = parser.parse_args(arguments)
+    return options.function(parser, options)
+
+
+def _add_run(add_parser):
+    from .paper.catalogue import PROFILES
+
+    run = add_parser("run", help="execute the notebooks: figures, tables", description=_RUN)
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="a path, name or number; default: all")
     run.add_argument("--profile", choices=PROFILES, default="quick", help="the scale (default: %(default)s)")
     run.add_argument(
@@ -87,58 +87,56 @@ def main(arguments: list[str] | None = None) -> int:
     )
     run.add_argument("--out", type=Path, help="folder for figures and executed notebooks (default: figures/)")
     run.set_defaults(function=_run)
-    data = commands.add_parser(
-        "data",
-        help="find, download, check and describe data",
-        description=_DATA,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    data.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(datasets.NAMES)} (default: all)")
+
+
+def _add_data(add_parser):
+    data = add_parser("data", help="find, download, check and describe data", description=_DATA)
+    data.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(datasets.FACTS)} (default: all)")
     data.add_argument("--directory", type=Path, help="where to look first (default: $REPTILE_DATA)")
     data.add_argument("--sheet", type=Path, metavar="PNG", help="draw a few classes of the dataset into this file")
     data.set_defaults(function=_data)
-    speed = commands.add_parser(
-        "bench",
-        help="measure the speed of training",
-        description=_BENCH,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    known = ", ".join(bench.workloads())
-    speed.add_argument("--only", action="append", default=[], metavar="NAME", help=f"one of {known}; may be repeated")
+
+
+def _add_bench(add_parser):
+    speed = add_parser("bench", help="measure the speed of training", description=_BENCH)
+    speed.add_argument("--only", action="append", default=[], metavar="NAME", help="one workload; may be repeated")
     speed.add_argument("--repeats", type=int, default=5, help="timed calls for each median (default: %(default)s)")
     speed.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
     speed.add_argument("--seeds", type=int, help="how many to train together (default: one a core, eight a GPU)")
     for name in ("order", "precision"):
         speed.add_argument(f"--{name}", help=f"FewShotClassification's {name} (default: that of the profile paper)")
-    speed.add_argument("--seconds", type=float, default=bench.SECONDS, help="time for it all (default: %(default)g)")
+    speed.add_argument("--seconds", type=float, default=250.0, help="time for it all (default: %(default)g)")
     speed.add_argument("--out", type=Path, help="folder for the plot and the numbers (default: figures/)")
     speed.set_defaults(function=_bench)
-    options = parser.parse_args(arguments)
-    return options.function(parser, options)
+
+
+def _needs_notebooks(parser: argparse.ArgumentParser) -> None:
+    """Say which extra is missing where only the core is installed."""
+    try:
+        for name in ("papermill", "matplotlib", "pandas", "tabulate"):
+            importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        parser.error(f"this needs {missing.name}: pip install 'reptile-eqx[notebooks]'")
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    _needs_notebooks(parser)
     notebooks = _notebooks(parser, options.notebooks)
-    out = (options.out or places.figures_directory()).resolve()
+    out = (options.out or files.figures_directory()).resolve()
     given = {"profile": options.profile} | {name: _value(text) for name, text in options.parameters}
     given |= {"devices": options.devices} if options.devices is not None else {}
     given |= {"figures": str(out)} if options.out else {}
     _check_parameters(parser, notebooks, given)
     if options.devices is not None and options.devices < 1:
         parser.error(f"--devices is how many cores or GPUs to use, at least 1; given {options.devices}")
-    known = ("profile", "seeds", "outer_iterations", "eval_tasks", "train")
-    own = [notebook.stem for notebook in notebooks if notebook.resolve().parent == places.CHECKOUT / "notebooks"]
-    try:
-        # Planned also where it is not shown: a mistake in the parameters shows before anything is trained.
-        planned = plan.steps(**{name: value for name, value in given.items() if name in known}) if own else []
-        planned = [step for step in planned if step.notebook in own]
-    except (TypeError, ValueError) as error:
-        parser.error(str(error))
+    # Planned also where it is not shown: a mistake in the parameters shows before anything is trained.
+    planned = _planned(parser, notebooks, given, "cpu")
     if options.dry_run and not planned:
         parser.error("these notebooks train nothing that is planned: the plan is of the project's own")
     if options.dry_run:
-        return _plan(parser, planned, given, options.out)
-    if any(getattr(config, "dataset", "") == "mini-imagenet" for step in planned for config in step.configs):
+        return _plan(parser, notebooks, given, options.out)
+    configs = [config for experiment in planned for config in experiment.configs]
+    if any(getattr(config, "dataset", "") == "mini-imagenet" for config in configs):
         try:
             datasets.find_mini_imagenet(given.get("data"))
         except datasets.DataError as error:
@@ -146,14 +144,57 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
                 "nothing was trained, as this takes Mini-ImageNet (which `run 1 2 4` does without, and `run 3 -p train "
                 f"'[\"omniglot-5way-reptile\"]'`). {error}"
             )
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
-    began, failed = time.time(), []
+    return _executed(parser, notebooks, given, out)
+
+
+def _planned(parser, notebooks, given, platform):
+    """What the project's own notebooks among those given train, in order of worth."""
+    from .paper.catalogue import Scale, experiments
+
+    own = [notebook.stem for notebook in notebooks if notebook.resolve().parent == files.CHECKOUT / "notebooks"]
+    scale = {name: given[name] for name in ("seeds", "outer_iterations", "eval_tasks") if name in given}
+    try:
+        found = experiments(Scale(given["profile"], **scale, platform=platform), given.get("train")) if own else {}
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    return [experiment for experiment in found.values() if experiment.notebook in own]
+
+
+def _plan(parser, notebooks, given, out):
+    """Print what is left to train, and how long that takes here."""
+    from tabulate import tabulate
+
+    from .paper import bench, plan, report
+
+    try:
+        planned = _planned(parser, notebooks, given, bench.platform_of(given.get("devices")))
+    except RuntimeError as error:
+        parser.error(str(error))
+    left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
+    right = ["left" if name in ("Notebook", "What") else "right" for name in left]
+    print(tabulate(left, headers="keys", showindex=False, disable_numparse=True, colalign=right))
+    if out:
+        title = f"What the profile {given['profile']} trains, and how long that takes here"
+        report.save_table(left, "plan", title, [], out)
+    return 0
+
+
+def _executed(parser, notebooks, given, out):
+    """Execute the notebooks, at the paper's scale each when what it shows has been trained; returns how many failed."""
+    import papermill
+
+    from .paper import bench
+
+    paper = given["profile"] == "paper"
+    planned = _planned(parser, notebooks, given, bench.platform_of(given.get("devices"))) if paper else []
 
     def needs(notebook):
-        """The steps up to the last one that a notebook shows."""
-        last = max((i for i, step in enumerate(planned, 1) if step.notebook == notebook.stem), default=0)
-        return planned[:last] if given["profile"] == "paper" else []
+        """What is trained up to the last that a notebook shows."""
+        last = max((i for i, experiment in enumerate(planned, 1) if experiment.notebook == notebook.stem), default=0)
+        return planned[:last]
 
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    began, failed = time.time(), []
     for notebook in sorted(notebooks, key=lambda notebook: len(needs(notebook))):
         if needs(notebook):
             _train_apart(needs(notebook), given)
@@ -171,26 +212,13 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return len(failed)
 
 
-def _plan(parser: argparse.ArgumentParser, planned: list[plan.Step], given: dict[str, Any], out: Path | None) -> int:
-    try:
-        platform = bench.platform_of(given.get("devices"))
-    except RuntimeError as error:
-        parser.error(str(error))
-    planned = plan.on_platform(planned, given["profile"], platform)
-    left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
-    right = ["left" if name in ("Notebook", "What") else "right" for name in left]
-    print(tabulate(left, headers="keys", showindex=False, disable_numparse=True, colalign=right))
-    if out:
-        title = f"What the profile {given['profile']} trains, and how long that takes here"
-        report.save_table(left, "plan", title, [], out)
-    return 0
-
-
-def _train_apart(planned: list[plan.Step], given: dict[str, Any]) -> None:
+def _train_apart(planned: Sequence[Any], given: dict[str, Any]) -> None:
     """Train in a process of its own: JAX gives a GPU's memory back, for the notebooks, only when its process ends.
 
     What goes wrong is printed, and met again by the notebook that needs it.
     """
+    from .paper import plan
+
     arguments = (planned, given.get("data"), given.get("devices"), given.get("figures"))
     process = multiprocessing.get_context("spawn").Process(target=plan.train, args=arguments)
     process.start()
@@ -199,6 +227,10 @@ def _train_apart(planned: list[plan.Step], given: dict[str, Any]) -> None:
 
 def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
     """Execute one notebook; returns what went wrong, or nothing."""
+    import nbclient.exceptions
+    import papermill
+    import papermill.exceptions
+
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -219,6 +251,8 @@ def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
 
 def _forget_machine(executed: Path) -> None:
     """Take this machine's paths and what is left of progress bars out of an executed notebook."""
+    import nbformat
+
     if executed.exists():
         notebook = nbformat.read(executed, 4)
         for name in ("input_path", "output_path", "parameters", "environment_variables"):
@@ -230,7 +264,7 @@ def _forget_machine(executed: Path) -> None:
 
 
 def _notebooks(parser: argparse.ArgumentParser, names: list[str]) -> list[Path]:
-    folder = places.CHECKOUT / "notebooks"
+    folder = files.CHECKOUT / "notebooks"
     there = sorted(folder.glob("[0-9]*.ipynb"))
     if not names and not there:
         parser.error(f"no notebooks in {folder}: run this in a checkout of the project, or give a notebook's path")
@@ -244,6 +278,8 @@ def _notebooks(parser: argparse.ArgumentParser, names: list[str]) -> list[Path]:
 
 
 def _check_parameters(parser: argparse.ArgumentParser, notebooks: list[Path], given: dict[str, Any]) -> None:
+    import papermill
+
     known = {name for notebook in notebooks for name in papermill.inspect_notebook(str(notebook))}
     unknown = sorted(given.keys() - known - {"profile", "devices", "figures"})
     if unknown:
@@ -259,11 +295,11 @@ def _value(text: str) -> Any:
 
 
 def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    unknown = [name for name in options.names if name not in datasets.NAMES]
+    unknown = [name for name in options.names if name not in datasets.FACTS]
     if unknown:
-        parser.error(f"unknown dataset {', '.join(unknown)}; there are {', '.join(datasets.NAMES)}")
+        parser.error(f"unknown dataset {', '.join(unknown)}; there are {', '.join(datasets.FACTS)}")
     failed = 0
-    for name in options.names or datasets.NAMES:
+    for name in options.names or datasets.FACTS:
         try:
             data = datasets.load(name, options.directory, verify=True)
         except (datasets.DataError, OSError) as error:
@@ -272,7 +308,7 @@ def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             continue
         print(f"{datasets.describe(data)}\n")
         if options.sheet:
-            numbered = len(options.names or datasets.NAMES) > 1
+            numbered = len(options.names or datasets.FACTS) > 1
             sheet = options.sheet.with_stem(f"{options.sheet.stem}-{name}") if numbered else options.sheet
             datasets.contact_sheet(data, sheet)
             print(f"A few classes: {sheet}\n")
@@ -280,6 +316,9 @@ def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 
 def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    _needs_notebooks(parser)
+    from .paper import bench
+
     given = {name: getattr(options, name) for name in ("order", "precision")}
     settings = {name: value for name, value in given.items() if value is not None}
     scale = (options.repeats, options.devices, options.out, options.seconds, options.seeds)

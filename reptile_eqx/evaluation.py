@@ -1,11 +1,12 @@
 """Few-shot evaluation: adapt to an unseen task, then judge the adapted model. Nothing leaks to the next task."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -78,3 +79,14 @@ def adaptation(
 
     moving, still = eqx.partition((model, start_optimiser(optimiser, model)), eqx.is_array)
     return jax.lax.scan(step, moving, None, length=steps + 1)[1]
+
+
+def mean_and_interval(values: Array | np.ndarray) -> dict[str, Any]:
+    """Mean over the first axis, of tasks, and half the width of its 95 % interval, as numbers or lists for JSON.
+
+    Keys are `mean`, `ci95` (NaN for a single task) and `tasks`, how many there were.
+    """
+    values = np.asarray(values, np.float64)
+    count = values.shape[0]
+    spread = values.std(0, ddof=1) if count > 1 else np.full(values.shape[1:], np.nan)
+    return {"mean": values.mean(0).tolist(), "ci95": (1.96 * spread / count**0.5).tolist(), "tasks": count}

@@ -7,11 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from .tasks import Examples
-
-Loss = Callable[[PyTree, Examples], Float[Array, ""]]
+Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
+"""A model and a mini-batch of examples (`tasks.Examples`) to a number."""
 
 
 class Adapted(NamedTuple):
@@ -29,7 +28,7 @@ def adapt(
     optimiser: optax.GradientTransformation,
     model: PyTree,
     state: PyTree,
-    batches: Examples,
+    batches: PyTree,
     *,
     weights: Float[Array, " steps"] | None = None,
     checkpoint: bool = False,
@@ -80,65 +79,3 @@ def _check_trainable(parameters):
             "the model has no floating-point arrays to train. jax.vmap(model) and other plain functions hide a model's "
             "arrays: map over the batch in the loss or in the model's own __call__, or use eqx.filter_vmap"
         )
-
-
-class RollingAdamState(NamedTuple):
-    """Steps taken so far, and the moving averages of the gradient (`None` where β₁ = 0) and of its square."""
-
-    count: Int[Array, ""]
-    mean: PyTree
-    square: PyTree
-
-
-def reference_adam(
-    learning_rate: float | Float[Array, ""], b1: float = 0.0, b2: float = 0.999, eps: float = 1e-8
-) -> optax.GradientTransformation:
-    """Adam as the authors ran it: β₁ = 0, and ε added to √v *before* the bias correction.
-
-    The step is α·√(1-β₂ᵗ)/(1-β₁ᵗ)·m / (√v + ε). `optax.adam` adds ε after the correction, which differs in
-    the first steps and for tiny gradients.
-    """
-
-    def init(parameters):
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
-        return RollingAdamState(jnp.zeros((), jnp.int32), zeros if b1 else None, zeros)
-
-    def update(gradient, state, parameters=None):
-        del parameters
-        count = state.count + 1
-        square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.square, gradient)
-        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradient) if b1 else None
-        t = count.astype(jnp.result_type(float))
-        rate = learning_rate * jnp.sqrt(1 - b2**t) / (1 - b1**t if b1 else 1.0)
-        updates = jax.tree.map(
-            lambda m, v: (-rate * m / (_sqrt(v) + eps)).astype(m.dtype), mean if b1 else gradient, square
-        )
-        return updates, RollingAdamState(count, mean, square)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _sqrt(v):
-    """√v whose derivative at 0 is 0 rather than infinite, for MAML through Adam where a gradient vanishes."""
-    return jnp.where(v > 0, jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
-
-
-def sum_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
-    """Cross-entropies *summed* over the batch, not averaged: the authors' loss, which SGD's step size is for.
-
-    The batch is `(x, labels)`; the model maps all of `x` at once to logits of shape `(batch, way)`.
-    """
-    x, labels = batch
-    return optax.softmax_cross_entropy_with_integer_labels(model(x), labels).sum()
-
-
-def mean_squared_error(model: PyTree, batch: Examples) -> Float[Array, ""]:
-    """Squared error averaged over the batch `(x, y)`; the model maps one example at a time (Section 4).
-
-    Raises `ValueError` where predictions and `y` differ in shape, which NumPy's rules would broadcast.
-    """
-    x, y = batch
-    predictions = jax.vmap(model)(x)
-    if predictions.shape != y.shape:
-        raise ValueError(f"predictions have the shape {predictions.shape} and y {y.shape}: give y the predictions'")
-    return jnp.mean(jnp.square(predictions - y))

@@ -17,33 +17,23 @@ optimiser's state, `estimate(model, state, task, key)` the direction for the out
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .inner import Loss, adapt, start_optimiser
 from .tasks import Examples, Task, count_examples, cycle, minibatches
-
-
-class MetaGradient(NamedTuple):
-    """`start(model) -> state` and `estimate(model, state, task, key) -> gradient, state, loss`.
-
-    `gradient` has the structure of the model's trainable arrays; `state` is the inner optimiser's, which rolls
-    on from task to task; `loss` is the mean of the inner steps' losses.
-    """
-
-    start: Callable[[PyTree], PyTree]
-    estimate: Callable[[PyTree, PyTree, Task, PRNGKeyArray], tuple[PyTree, PyTree, Float[Array, ""]]]
+from .training import MetaGradient
 
 
 def gradient_combination(
     loss: Loss,
     optimiser: optax.GradientTransformation,
-    weights: Sequence[float] | Float[Array, " k"],
+    weights: Sequence[float] | Float[Array | np.ndarray, " k"],
     *,
     batch_size: int,
     schedule: Callable = cycle,

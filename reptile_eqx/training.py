@@ -1,4 +1,4 @@
-"""The outer loop: one pure function of a key per seed, and seeds side by side on every device there is."""
+"""The outer loop: meta-training as one pure function of a state."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,9 +9,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .inner import RollingAdamState
-from .meta import MetaGradient
+from .hardware import hardware
 from .tasks import Task
+
+
+class MetaGradient(NamedTuple):
+    """What the outer loop asks of an algorithm (`meta` has the paper's).
+
+    `start(model) -> state` and `estimate(model, state, task, key) -> gradient, state, loss`.
+
+    `gradient` has the structure of the model's trainable arrays; `state` is the inner optimiser's, which rolls
+    on from task to task; `loss` is the mean of the inner steps' losses.
+    """
+
+    start: Callable[[PyTree], PyTree]
+    estimate: Callable[[PyTree, PyTree, Task, PRNGKeyArray], tuple[PyTree, PyTree, Float[Array, ""]]]
 
 
 class Learner(NamedTuple):
@@ -23,7 +35,7 @@ class Learner(NamedTuple):
     - `outer`: any optax transformation, given the mean meta-gradient, such as `annealed_sgd(1.0, iterations)`.
     - `meta_batch_size`: tasks per outer iteration (n in eq. 5; 1 is the serial Algorithm 1).
     - `merge`: `None` for the authors' *exact* order, in which the inner optimiser's state rolls from task to task. With
-      a function, such as `merge_average` or `merge_adam(0.999)`, the *parallel* order: tasks run side by side, and
+      a function, such as `merge_average` or `merge_adam(0.999)`, the *parallel* order: tasks start together, and
       `merge(before, after)` makes one state of those they leave (`after`, with a leading axis of tasks).
     """
 
@@ -45,14 +57,6 @@ class State(NamedTuple):
     key: PRNGKeyArray
 
 
-def annealed_sgd(step_size: float | Float[Array, ""], iterations: int) -> optax.GradientTransformation:
-    """φ ← φ - ε_t·g with ε_t = ε₀·(1 - t/T): the outer loop of every experiment in the paper (Appendix A).
-
-    With `reptile`'s φ - φ̃ as g this is φ ← φ + ε_t(φ̃ - φ). After T = `iterations` nothing moves any more.
-    """
-    return optax.sgd(lambda t: step_size * jnp.maximum(0, 1 - t / iterations))
-
-
 def start(learner: Learner, key: PRNGKeyArray) -> State:
     """The state before the first outer iteration; all that follows depends on `key` alone.
 
@@ -66,6 +70,14 @@ def start(learner: Learner, key: PRNGKeyArray) -> State:
     return State(model, learner.gradient.start(model), outer, jnp.zeros((), jnp.int32), training_key)
 
 
+def skeleton(make: Callable[[], PyTree]) -> tuple[PyTree, PyTree]:
+    """What `make()` would return, without computing it: its arrays as shapes and dtypes, and all else it consists of.
+
+    Two pytrees, which `eqx.combine` puts together, as it does the second with such arrays.
+    """
+    return eqx.partition(eqx.filter_eval_shape(make), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
 def outer_iteration(learner: Learner, state: State, task_axis: str | None = None) -> tuple[State, Float[Array, ""]]:
     """One outer iteration (eq. 5). Returns the next state and the mean loss of its inner steps.
 
@@ -77,15 +89,15 @@ def outer_iteration(learner: Learner, state: State, task_axis: str | None = None
     parameters = eqx.filter(state.model, eqx.is_inexact_array)
     keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), learner.meta_batch_size)
     if learner.merge is None:
-        mean, inner, losses = in_turn(learner, state, keys)
+        mean, inner, losses = exact_order(learner, state, keys)
     else:
-        mean, inner, losses = side_by_side(learner, state, keys, task_axis)
+        mean, inner, losses = parallel_order(learner, state, keys, task_axis)
     updates, outer = learner.outer.update(mean, state.outer, parameters)
     model = eqx.apply_updates(state.model, updates)
     return State(model, inner, outer, state.iteration + 1, state.key), losses.mean()
 
 
-def in_turn(learner: Learner, state: State, keys: Array) -> tuple[PyTree, PyTree, Float[Array, " task"]]:
+def exact_order(learner: Learner, state: State, keys: Array) -> tuple[PyTree, PyTree, Float[Array, " task"]]:
     """The exact order: each task starts from the same φ, but from the inner optimiser's state that the task before
     left, which is never reset (Section 6.1). One task for each of `keys`.
 
@@ -102,22 +114,22 @@ def in_turn(learner: Learner, state: State, keys: Array) -> tuple[PyTree, PyTree
     return jax.tree.map(lambda g: g / keys.shape[0], total), inner, losses
 
 
-def side_by_side(
+def parallel_order(
     learner: Learner, state: State, keys: Array, task_axis: str | None = None
 ) -> tuple[PyTree, PyTree, Float[Array, " task"]]:
     """The parallel order: each task starts from the same φ *and* the same inner state, and `learner.merge` makes one
-    state of those they leave. Arguments and result otherwise as `in_turn` and `outer_iteration` have them.
+    state of those they leave. Arguments and result otherwise as `exact_order` and `outer_iteration` have them.
 
     The result does not depend on how many devices `task_axis` has: they gather all tasks, then take the mean.
     """
-    count, places = keys.shape[0], 1 if task_axis is None else jax.lax.axis_size(task_axis)
-    share = -(-count // places)
-    if places > 1:
+    count, devices = keys.shape[0], 1 if task_axis is None else jax.lax.axis_size(task_axis)
+    share = -(-count // devices)
+    if devices > 1:
         keys = keys[(jax.lax.axis_index(task_axis) * share + jnp.arange(share)) % count]
     # A core does one task after another; a GPU all of its share in one batch.
-    together = {} if jax.default_backend() == "cpu" else {"batch_size": share}
+    together = {} if hardware().cpu else {"batch_size": share}
     outcomes = jax.lax.map(lambda key: _one_task(learner, state.model, state.inner, key), keys, **together)
-    if places > 1:
+    if devices > 1:
         everyone = jax.lax.all_gather(outcomes, task_axis, tiled=True)
         outcomes = jax.tree.map(lambda leaf: leaf[:count], everyone)
     gradients, after, losses = outcomes
@@ -127,47 +139,6 @@ def side_by_side(
 def _one_task(learner, model, inner, key):
     task_key, batch_key = jax.random.split(key)
     return learner.gradient.estimate(model, inner, learner.tasks(task_key), batch_key)
-
-
-def merge_average(before: PyTree, after: PyTree) -> PyTree:
-    """A `Learner.merge` for any inner optimiser: the mean over tasks of floating-point leaves; others, such as step
-    counts, as every task left them.
-
-    The optimiser then takes a meta-batch of n tasks for k steps, not n·k, and forgets as slowly.
-    """
-    del before
-    return jax.tree.map(lambda leaf: leaf.mean(0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0], after)
-
-
-def merge_adam(b2: float, b1: float = 0.0) -> Callable[[RollingAdamState, RollingAdamState], RollingAdamState]:
-    """A `Learner.merge` for `reference_adam`: the state that n tasks of k steps would leave in exact order, had each
-    seen the gradients that it saw side by side, averaged over the orders they could have come in.
-
-    Of k steps a task leaves v_i = β₂ᵏ·v + c_i. In exact order c_i decays through the steps of the tasks after it, by
-    β₂^(jk) for j of them; averaged over orders, that makes β₂^(nk)·v + r·(mean of c_i) = r·(mean of v_i) + (1-r)·v,
-    where r = Σ_j β₂^(jk) over j = 0 … n-1. The same holds for the first moment, and with β = 1 for the step count,
-    which goes up by n·k.
-    """
-
-    def merge(before, after):
-        tasks, steps = after.count.shape[0], after.count[0] - before.count
-
-        def moment(decay, least):
-            r = jnp.sum(decay ** (steps * jnp.arange(tasks)).astype(jnp.result_type(float)))
-
-            def merged(old, new):
-                # Rounding must not leave a square below zero.
-                return jnp.maximum(r * new.mean(0) + (1 - r) * old, least).astype(old.dtype)
-
-            return merged
-
-        return RollingAdamState(
-            before.count + tasks * steps,
-            jax.tree.map(moment(b1, -jnp.inf), before.mean, after.mean),
-            jax.tree.map(moment(b2, 0.0), before.square, after.square),
-        )
-
-    return merge
 
 
 def train(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reptile_eqx import devices
+from reptile_eqx.runs import devices
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +21,8 @@ def blocks(language):
 
 def test_conda_and_pip_ask_for_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = set(project["dependencies"]) | set(project["optional-dependencies"]["test"])
+    extras = project["optional-dependencies"]
+    wanted = {package for name in ("notebooks", "test") for package in extras[name]} | set(project["dependencies"])
     wanted.add(f"python{project['requires-python']}")
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert wanted == {entry for entry in listed if isinstance(entry, str)} - {"pip"}
@@ -50,10 +51,10 @@ def test_the_examples_of_the_readme_run_and_are_short():
     assert namespace["adapted"].layers[0].weight.shape == (32, 1)
     exec(pretrained, namespace)
     assert namespace["classifier"](namespace["images"]).argmax(-1).tolist() == [0, 1, 2, 3, 4]
-    smaller = script.replace('"quick"', '"smoke", 1, dataset="glyphs", train_classes=400').replace(
-        '"omniglot"', '"glyphs"'
+    exec(
+        script.replace('Scale("quick")', 'Scale("smoke", 1, dataset="glyphs")').replace('"omniglot"', '"glyphs"'),
+        namespace,
     )
-    exec(smaller, namespace)
     assert [(r.status, r.config["order"]) for r in namespace["records"]] == [("finished", "parallel")]
 
 

@@ -3,18 +3,20 @@
 import os
 import warnings
 
+from . import glyphs, mini_imagenet, omniglot
 from .common import DataError as DataError
+from .common import Facts as Facts
 from .common import ImageClasses as ImageClasses
 from .common import Unavailable as Unavailable
 from .common import contact_sheet as contact_sheet
 from .common import describe as describe
 from .glyphs import draw_glyphs as draw_glyphs
-from .mini_imagenet import MINI_IMAGENET_SPLITS as MINI_IMAGENET_SPLITS
 from .mini_imagenet import find_mini_imagenet as find_mini_imagenet
 from .mini_imagenet import load_mini_imagenet as load_mini_imagenet
 from .omniglot import load_omniglot as load_omniglot
 
-NAMES = ("omniglot", "mini-imagenet", "glyphs")
+FACTS = {"omniglot": omniglot.FACTS, "mini-imagenet": mini_imagenet.FACTS, "glyphs": glyphs.FACTS}
+"""The datasets that `load` knows, and what holds of each without a copy of it."""
 
 
 def load(
@@ -34,8 +36,8 @@ def load(
     **Returns:** `ImageClasses`; raises `Unavailable` where the data is nowhere to be had, `DataError` where it is
     damaged, `ValueError` for an unknown name.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
+    if name not in FACTS:
+        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(FACTS)}")
     if name == "glyphs":
         return draw_glyphs()
     if name == "mini-imagenet":

@@ -1,4 +1,4 @@
-"""What every dataset of images by class shares: its type, its cache, its description."""
+"""What every dataset of images by class shares: its type, the facts about it, its cache, its description."""
 
 import errno
 import hashlib
@@ -7,15 +7,16 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import equinox as eqx
 import numpy as np
 from filelock import FileLock
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 from PIL import Image
 
-from .. import places
+from .. import files
 
 # Arrays of so many bytes are mapped into memory rather than read.
 _MAPPED = 2**28
@@ -34,21 +35,42 @@ class Unavailable(DataError):
     """Data that is nowhere to be had; the message says where it was looked for and how to get it."""
 
 
-@dataclass(frozen=True)
-class ImageClasses:
-    """Images by class, as bytes.
+class Facts(NamedTuple):
+    """What holds of a dataset, whoever has a copy of it.
+
+    - `title`: its name as readers know it.
+    - `shape`: of its images, `(class, drawing, height, width, channel)`.
+    - `split`: how many classes there are to train on, to choose settings by, and to evaluate on, in this order.
+    - `shuffled`: whether a training's seed shuffles the classes before they are split; otherwise they lie in the
+      published order.
+    - `turned`: whether a class to train on also counts three more times, turned by 90°, 180° and 270°.
+    - `network`: makes the paper's network for such images, `network(ways, key=key)`.
+    """
+
+    title: str
+    shape: tuple[int, int, int, int, int]
+    split: tuple[int, int, int]
+    shuffled: bool
+    turned: bool
+    network: Callable[..., eqx.Module]
+
+
+class ImageClasses(eqx.Module):
+    """Images by class, as bytes: a pytree whose only leaf is the images.
 
     - `images`: shape `(class, drawing, height, width, channel)`; in drawings 0 is ink and 255 paper. Not to be
       written to: a large array is mapped from its file, and read from there as it is used.
     - `classes`: a name for each class.
     - `name`: the dataset's.
     - `origin`: what the data is and how it was reduced, kept in the records of runs.
+    - `facts`: its `Facts`.
     """
 
-    images: UInt8[np.ndarray, "class drawing height width channel"]
-    classes: tuple[str, ...]
-    name: str
-    origin: str
+    images: UInt8[np.ndarray | Array, "class drawing height width channel"]
+    classes: tuple[str, ...] = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+    origin: str = eqx.field(static=True)
+    facts: Facts = eqx.field(static=True)
 
 
 def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
@@ -57,7 +79,7 @@ def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
 
     Raises `DataError` where the named directory is not there or cannot be read.
     """
-    given = places.given_data_directory(directory)
+    given = files.given_data_directory(directory)
     if given is not None and not given.is_dir():
         raise DataError(
             f"the data directory {given} does not exist or is no directory; expected a folder that holds {name}/: "
@@ -66,7 +88,7 @@ def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
     if given is not None and not os.access(given, os.R_OK | os.X_OK):
         raise DataError(f"the data directory {given} cannot be read: give yourself the right to read it")
     named = [given / name, given] if given is not None else []
-    return [*named, places.data_directory() / name]
+    return [*named, files.data_directory() / name]
 
 
 def filter_named(resample: str) -> Image.Resampling:
@@ -76,14 +98,17 @@ def filter_named(resample: str) -> Image.Resampling:
     return FILTERS[resample]
 
 
-def fingerprint(folder: str | os.PathLike, files: Iterable[str]) -> str:
-    """Changes when a file below `folder` does: from names, sizes and times of change, as hashing takes longer."""
+def fingerprint(folder: str | os.PathLike, names: Iterable[str]) -> str:
+    """Changes when one of the named files below `folder` does.
+
+    It is made of names, sizes and times of change, as hashing the files takes longer.
+    """
     seen = hashlib.sha256()
-    for file in files:
-        path = os.path.join(folder, file)
+    for name in names:
+        path = os.path.join(folder, name)
         # A link that leads nowhere is found out when its image is read.
         status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-        seen.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
+        seen.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
     return seen.hexdigest()[:12]
 
 
@@ -103,7 +128,7 @@ def cached(
     - `verify`: whether the checksum of an array of 256 MB or more is compared too. Such an array is mapped rather
       than read, and at other times only its size and header are checked; smaller ones are always compared.
     """
-    path = places.data_directory() / "cache" / f"{name}.npy"
+    path = files.data_directory() / "cache" / f"{name}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -152,26 +177,20 @@ def _read(path: Path, shape: tuple[int, ...], verify: bool) -> tuple[np.ndarray,
 
 def _write(path: Path, shape: tuple[int, ...], make: Callable[[Callable[[Block], None]], dict | None]) -> None:
     """Write block by block, so that no more than a block is in memory."""
-    partial, about = path.with_suffix(".part.npy"), path.with_suffix(".json")
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    header, about = {"descr": "|u1", "fortran_order": False, "shape": shape}, path.with_suffix(".json")
 
     def append(block):
         file.write(np.ascontiguousarray(block))
 
-    try:
-        with partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            expected = file.tell() + math.prod(shape)
-            facts = make(append) or {}
-            if file.tell() != expected:
-                raise ValueError(f"{path.stem}: {file.tell()} bytes were made for the shape {shape}, not {expected}")
-        kept = {"bytes": expected, "md5": _checksum(partial), "facts": facts}
+    with files.replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        expected = file.tell() + math.prod(shape)
+        facts = make(append) or {}
+        if file.tell() != expected:
+            raise ValueError(f"{path.stem}: {file.tell()} bytes were made for the shape {shape}, not {expected}")
         about.unlink(missing_ok=True)
-        partial.replace(path)
-        partial.write_text(json.dumps(kept))
-        partial.replace(about)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.replacing(about) as file:
+        file.write(json.dumps({"bytes": expected, "md5": _checksum(path), "facts": facts}).encode())
 
 
 def describe(data: ImageClasses) -> str:
@@ -190,7 +209,5 @@ def contact_sheet(data: ImageClasses, path: str | os.PathLike, classes: int = 12
     rows = np.linspace(0, len(data.classes) - 1, min(classes, len(data.classes))).astype(int)
     chosen = np.pad(data.images[rows, :drawings], ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128)
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in chosen], axis=0)
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet).save(partial, format="PNG")
-    partial.replace(path)
+    with files.replacing(Path(path)) as file:
+        Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")

@@ -3,10 +3,13 @@
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from .common import ImageClasses, cached
+from ..nn import OmniglotNetwork
+from .common import Facts, ImageClasses, cached
 
 _SIDE = 28
 _POINTS = 28
+FACTS = Facts("Made-up glyphs", (600, 20, _SIDE, _SIDE, 1), (400, 0, 200), True, True, OmniglotNetwork)
+"""Of as many as `draw_glyphs` draws by default."""
 
 
 def draw_glyphs(classes: int = 600, drawings: int = 20, seed: int = 0) -> ImageClasses:
@@ -30,6 +33,7 @@ def draw_glyphs(classes: int = 600, drawings: int = 20, seed: int = 0) -> ImageC
         classes=tuple(f"glyph{i:04d}" for i in range(classes)),
         name="glyphs",
         origin=f"made-up glyphs, {classes} classes of {drawings} drawings, seed {seed}",
+        facts=FACTS._replace(shape=images.shape, split=(2 * classes // 3, 0, classes - 2 * classes // 3)),
     )
 
 

@@ -19,20 +19,26 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from .common import Block, DataError, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
+from ..nn import MiniImageNetNetwork
+from .common import Block, DataError, Facts, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
 
-# Classes for training, validation and testing, in this order along the images' first axis.
-MINI_IMAGENET_SPLITS = (64, 16, 20)
+_SIDE = 84
+FACTS = Facts(
+    "Mini-ImageNet",
+    (100, 600, _SIDE, _SIDE, 3),
+    (64, 16, 20),
+    shuffled=False,
+    turned=False,
+    network=MiniImageNetNetwork,
+)
 
 _SPLITS = ("train", "val", "test")
-_IMAGES = 600
-_SIDE = 84
 # No picture of ImageNet comes near these; what does would only fill the memory.
 _MOST_BYTES = 2**28
 _MOST_PIXELS = 10**8
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     """Where an image lies below the dataset's folder: a file, or a member of a zip."""
 
     file: str
@@ -42,8 +48,8 @@ class _Place(NamedTuple):
         return self.file if self.member is None else f"{self.file}:{self.member}"
 
 
-# Where each image lies, by split, class and file name; one that is nowhere has no places.
-_Listing = dict[str, dict[str, dict[str, list[_Place]]]]
+# Where each image lies, by split, class and file name; one that is nowhere has no locations.
+_Listing = dict[str, dict[str, dict[str, list[_Location]]]]
 
 
 def load_mini_imagenet(
@@ -72,7 +78,7 @@ def load_mini_imagenet(
     files = _files(folder)
     images, facts = cached(
         f"mini-imagenet-{resample}-{fingerprint(folder, files)}",
-        (sum(MINI_IMAGENET_SPLITS), _IMAGES, _SIDE, _SIDE, 3),
+        FACTS.shape,
         functools.partial(_decode, folder, files, resample),
         verify=verify,
     )
@@ -89,8 +95,9 @@ def load_mini_imagenet(
         images=images,
         classes=tuple(facts["classes"]),
         name="mini-imagenet",
-        origin="Mini-ImageNet, {} training, {} validation and {} test classes".format(*MINI_IMAGENET_SPLITS)
+        origin="Mini-ImageNet, {} training, {} validation and {} test classes".format(*FACTS.split)
         + f" by {facts['layout']}; images {sizes}",
+        facts=FACTS,
     )
 
 
@@ -152,9 +159,9 @@ def _decode(folder: Path, files: list[str], resample: str, write: Callable[[Bloc
         archives = _open_archives(folder, files, problems)
         for archive in archives.values():
             stack.enter_context(archive)
-        places = _places(files, archives, problems)
+        locations = _locations(files, archives, problems)
         by_lists = _has_lists(folder)
-        listing = _from_lists(folder, places, problems) if by_lists else _from_folders(places)
+        listing = _from_lists(folder, locations, problems) if by_lists else _from_folders(locations)
         _check(listing, problems)
         decode = functools.partial(_image, functools.partial(_content, folder, archives, threading.Lock()), resample)
         sizes, converted = _decode_listed(listing, decode, write, problems)
@@ -214,45 +221,45 @@ def _open_archives(folder: Path, files: list[str], problems: list[str]) -> dict[
     return archives
 
 
-def _places(files: list[str], archives: dict[str, zipfile.ZipFile], problems: list[str]) -> list[_Place]:
+def _locations(files: list[str], archives: dict[str, zipfile.ZipFile], problems: list[str]) -> list[_Location]:
     """Every image in the folder and its zips. Nothing is unpacked; members that point outside are refused."""
-    found = [_Place(file) for file in files if _is_image(file)]
+    found = [_Location(file) for file in files if _is_image(file)]
     for file, archive in archives.items():
         for member in archive.namelist():
             path = PurePosixPath(member.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts:
                 problems.append(f"{file} has a member {member} that points outside it; expected WNID/FILENAME")
             elif _is_image(member):
-                found.append(_Place(file, member))
+                found.append(_Location(file, member))
     return found
 
 
-def _from_folders(places: list[_Place]) -> _Listing:
+def _from_folders(locations: list[_Location]) -> _Listing:
     """Images that lie as SPLIT/WNID/FILENAME."""
     listing: _Listing = {split: {} for split in _SPLITS}
-    for place in places:
-        parts = place.file.split("/")
-        if place.member is None and len(parts) == 3 and parts[0] in listing:
-            listing[parts[0]].setdefault(parts[1], {})[parts[2]] = [place]
+    for location in locations:
+        parts = location.file.split("/")
+        if location.member is None and len(parts) == 3 and parts[0] in listing:
+            listing[parts[0]].setdefault(parts[1], {})[parts[2]] = [location]
     return listing
 
 
-def _from_lists(folder: Path, places: list[_Place], problems: list[str]) -> _Listing:
+def _from_lists(folder: Path, locations: list[_Location], problems: list[str]) -> _Listing:
     """Images that `train.csv`, `val.csv` and `test.csv` name.
 
     One that lies in a folder of its class goes before others of its name; one in another class's folder is not it.
     """
     lists = {split: _read_list(folder / f"{split}.csv", problems) for split in _SPLITS}
     labels = {label for rows in lists.values() for _, label in rows}
-    by_name: dict[str, list[tuple[str, _Place]]] = {}
-    for place in places:
-        path = PurePosixPath(place.member or place.file)
-        by_name.setdefault(path.name, []).append((path.parent.name, place))
+    by_name: dict[str, list[tuple[str, _Location]]] = {}
+    for location in locations:
+        path = PurePosixPath(location.member or location.file)
+        by_name.setdefault(path.name, []).append((path.parent.name, location))
     listing: _Listing = {split: {} for split in _SPLITS}
     for split, rows in lists.items():
         for name, label in rows:
             found = by_name.get(name, [])
-            own = [place for parent, place in found if parent == label]
+            own = [location for parent, location in found if parent == label]
             listing[split].setdefault(label, {})[name] = own or [p for parent, p in found if parent not in labels]
     return listing
 
@@ -288,15 +295,15 @@ def _read_list(path: Path, problems: list[str]) -> list[tuple[str, str]]:
 def _check(listing: _Listing, problems: list[str]) -> None:
     """Counts of classes and images, each class in one split, each image there and one class's only."""
     splits: dict[str, str] = {}
-    owners: dict[_Place, str] = {}
-    for split, expected in zip(_SPLITS, MINI_IMAGENET_SPLITS, strict=True):
+    owners: dict[_Location, str] = {}
+    for split, expected in zip(_SPLITS, FACTS.split, strict=True):
         if len(listing[split]) != expected:
             problems.append(f"{split} has {len(listing[split])} classes; expected {expected}")
         for label, images in sorted(listing[split].items()):
             if splits.setdefault(label, split) != split:
                 problems.append(f"{split}: class {label} is in {splits[label]} too")
-            if len(images) != _IMAGES:
-                problems.append(f"{split}: {label} has {len(images)} images; expected {_IMAGES}")
+            if len(images) != FACTS.shape[1]:
+                problems.append(f"{split}: {label} has {len(images)} images; expected {FACTS.shape[1]}")
             missing = [name for name, found in sorted(images.items()) if not found]
             if len(missing) == len(images):
                 problems.append(f"{split}: {label} has none of its {len(images)} images there")
@@ -316,27 +323,31 @@ class _Decoded(NamedTuple):
     mode: str
 
 
-def _content(folder: Path, archives: dict[str, zipfile.ZipFile], lock: threading.Lock, place: _Place) -> bytes:
+def _content(folder: Path, archives: dict[str, zipfile.ZipFile], lock: threading.Lock, location: _Location) -> bytes:
     """A file's or member's bytes; raises `DataError` where they cannot be read. The lock is the archives'."""
-    path = folder / place.file
+    path = folder / location.file
     try:
-        size = path.stat().st_size if place.member is None else archives[place.file].getinfo(place.member).file_size
+        size = (
+            path.stat().st_size
+            if location.member is None
+            else archives[location.file].getinfo(location.member).file_size
+        )
         if size <= _MOST_BYTES:
-            if place.member is None:
+            if location.member is None:
                 return path.read_bytes()
             with lock:
-                return archives[place.file].read(place.member)
+                return archives[location.file].read(location.member)
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"cannot be read ({error}), in {place}") from error
-    raise DataError(f"has {size:,} bytes, more than any picture of ImageNet, in {place}")
+        raise DataError(f"cannot be read ({error}), in {location}") from error
+    raise DataError(f"has {size:,} bytes, more than any picture of ImageNet, in {location}")
 
 
-def _image(content: Callable[[_Place], bytes], resample: str, places: list[_Place]) -> _Decoded | DataError:
-    """The image that lies in one place, or in several as the same bytes; or what is wrong with it."""
+def _image(content: Callable[[_Location], bytes], resample: str, locations: list[_Location]) -> _Decoded | DataError:
+    """The image that lies in one location, or in several as the same bytes; or what is wrong with it."""
     try:
-        contents = {content(place) for place in places}
+        contents = {content(location) for location in locations}
         if len(contents) > 1:
-            raise DataError(f"differs between {' and '.join(map(str, places))}: remove what is wrong")
+            raise DataError(f"differs between {' and '.join(map(str, locations))}: remove what is wrong")
         return _pixels(contents.pop(), resample)
     except DataError as error:
         return error

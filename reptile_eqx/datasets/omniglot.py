@@ -12,8 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from .. import places
-from .common import DataError, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
+from ..files import data_directory
+from ..nn import OmniglotNetwork
+from .common import DataError, Facts, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 # MD5 of the published zips.
@@ -24,63 +25,28 @@ _PARTS = {
 _DRAWINGS = 20
 _SIDE = 105
 
-# Characters of each alphabet, by part.
-ALPHABETS: dict[str, dict[str, int]] = {
-    "images_background": {
-        "Alphabet_of_the_Magi": 20,
-        "Anglo-Saxon_Futhorc": 29,
-        "Arcadian": 26,
-        "Armenian": 41,
-        "Asomtavruli_(Georgian)": 40,
-        "Balinese": 24,
-        "Bengali": 46,
-        "Blackfoot_(Canadian_Aboriginal_Syllabics)": 14,
-        "Braille": 26,
-        "Burmese_(Myanmar)": 34,
-        "Cyrillic": 33,
-        "Early_Aramaic": 22,
-        "Futurama": 26,
-        "Grantha": 43,
-        "Greek": 24,
-        "Gujarati": 48,
-        "Hebrew": 22,
-        "Inuktitut_(Canadian_Aboriginal_Syllabics)": 16,
-        "Japanese_(hiragana)": 52,
-        "Japanese_(katakana)": 47,
-        "Korean": 40,
-        "Latin": 26,
-        "Malay_(Jawi_-_Arabic)": 40,
-        "Mkhedruli_(Georgian)": 41,
-        "N_Ko": 33,
-        "Ojibwe_(Canadian_Aboriginal_Syllabics)": 14,
-        "Sanskrit": 42,
-        "Syriac_(Estrangelo)": 23,
-        "Tagalog": 17,
-        "Tifinagh": 55,
-    },
-    "images_evaluation": {
-        "Angelic": 20,
-        "Atemayar_Qelisayer": 26,
-        "Atlantean": 26,
-        "Aurek-Besh": 26,
-        "Avesta": 26,
-        "Ge_ez": 26,
-        "Glagolitic": 45,
-        "Gurmukhi": 45,
-        "Kannada": 41,
-        "Keble": 26,
-        "Malayalam": 47,
-        "Manipuri": 40,
-        "Mongolian": 30,
-        "Old_Church_Slavonic_(Cyrillic)": 45,
-        "Oriya": 46,
-        "Sylheti": 28,
-        "Syriac_(Serto)": 23,
-        "Tengwar": 25,
-        "Tibetan": 42,
-        "ULOG": 26,
-    },
+_LISTED = {
+    "images_background": """
+        Alphabet_of_the_Magi 20  Anglo-Saxon_Futhorc 29  Arcadian 26  Armenian 41  Asomtavruli_(Georgian) 40
+        Balinese 24  Bengali 46  Blackfoot_(Canadian_Aboriginal_Syllabics) 14  Braille 26  Burmese_(Myanmar) 34
+        Cyrillic 33  Early_Aramaic 22  Futurama 26  Grantha 43  Greek 24  Gujarati 48  Hebrew 22
+        Inuktitut_(Canadian_Aboriginal_Syllabics) 16  Japanese_(hiragana) 52  Japanese_(katakana) 47  Korean 40
+        Latin 26  Malay_(Jawi_-_Arabic) 40  Mkhedruli_(Georgian) 41  N_Ko 33
+        Ojibwe_(Canadian_Aboriginal_Syllabics) 14  Sanskrit 42  Syriac_(Estrangelo) 23  Tagalog 17  Tifinagh 55
+    """,
+    "images_evaluation": """
+        Angelic 20  Atemayar_Qelisayer 26  Atlantean 26  Aurek-Besh 26  Avesta 26  Ge_ez 26  Glagolitic 45
+        Gurmukhi 45  Kannada 41  Keble 26  Malayalam 47  Manipuri 40  Mongolian 30
+        Old_Church_Slavonic_(Cyrillic) 45  Oriya 46  Sylheti 28  Syriac_(Serto) 23  Tengwar 25  Tibetan 42  ULOG 26
+    """,
 }
+ALPHABETS = {
+    part: dict(zip((words := listed.split())[::2], map(int, words[1::2]), strict=True))
+    for part, listed in _LISTED.items()
+}
+"""Characters of each alphabet, by part."""
+
+FACTS = Facts("Omniglot", (1623, 20, 28, 28, 1), (1200, 0, 423), shuffled=True, turned=True, network=OmniglotNetwork)
 
 
 def load_omniglot(
@@ -108,10 +74,9 @@ def load_omniglot(
         for source in sources
         for file in ([source] if source.is_file() else sorted(source.rglob("*.png")))
     ]
-    characters = sum(sum(alphabets.values()) for alphabets in ALPHABETS.values())
     images, _ = cached(
         f"omniglot-{resample}-{fingerprint(folder, files)}",
-        (characters, _DRAWINGS, 28, 28, 1),
+        FACTS.shape,
         lambda write: write(_decode(sources, resample)),
     )
     return ImageClasses(
@@ -124,6 +89,7 @@ def load_omniglot(
         ),
         name="omniglot",
         origin=f"Omniglot, all 1,623 characters, 28×28 by {resample} reduction",
+        facts=FACTS,
     )
 
 
@@ -136,7 +102,7 @@ def _find(directory: str | os.PathLike | None) -> Path | None:
 
 
 def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
-    folder = places.data_directory() / "omniglot"
+    folder = data_directory() / "omniglot"
     where = " nor in ".join(map(str, candidates("omniglot", directory)))
     how = (
         f"Omniglot is not in {where}. Put images_background.zip and images_evaluation.zip "
@@ -165,8 +131,7 @@ def _source(folder: Path, part: str) -> Path:
 
 def _decode(sources: list[Path], resample: str) -> UInt8[np.ndarray, "class drawing 28 28 1"]:
     images, problems = [], []
-    total = sum(sum(alphabets.values()) for alphabets in ALPHABETS.values()) * _DRAWINGS
-    with tqdm(total=total, desc="decoding Omniglot", unit="image") as bar:
+    with tqdm(total=FACTS.shape[0] * _DRAWINGS, desc="decoding Omniglot", unit="image") as bar:
         for part, source in zip(_PARTS, sources, strict=True):
             drawings = _drawings(source, part)
             for alphabet, count in sorted(ALPHABETS[part].items()):

@@ -10,12 +10,15 @@ three are the other two, so that derivatives of every order (MAML's are the seco
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+from ..hardware import Hardware, hardware
 
 Images = Float[Array, "batch height width channel"]
 Filtered = Float[Array, "batch rows columns filter"]
@@ -24,7 +27,20 @@ Place = Int[Array, "batch rows columns channel"]
 Kernel = Float[Array, "3 3 channel filter"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+class Form(NamedTuple):
+    """How a convolution is computed: its stride, and what for. Its gradients, of any order, are computed likewise."""
+
+    stride: int
+    hardware: Hardware
+
+    def by_patches(self, channels: int) -> bool:
+        """Whether it is a matrix product of patches, rather than XLA's own convolution.
+
+        On a GPU one network for each task or seed makes a grouped convolution, slow where a batched product is not.
+        """
+        return self.stride == 2 or channels < 8 or not self.hardware.cpu
+
+
 def convolution(x: Images, kernel: Kernel, stride: int) -> Filtered:
     """A 3×3 convolution with SAME padding (zeros; with stride 2 on an even size none before and one after).
 
@@ -38,50 +54,52 @@ def convolution(x: Images, kernel: Kernel, stride: int) -> Filtered:
 
     **Returns:** shape `(batch, ceil(height / stride), ceil(width / stride), filter)`.
     """
-    if _as_matrix_product(x, stride):
-        patches = _patches(_operand(x), stride)
-        return _product(patches, _operand(kernel).reshape(patches.shape[-1], -1))
-    x, kernel = _rounded(x), _rounded(kernel)
+    return filtered(x, kernel, Form(stride, hardware()))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def filtered(x: Images, kernel: Kernel, form: Form) -> Filtered:
+    """y(x, k): `convolution` in a given form."""
+    if form.by_patches(x.shape[-1]):
+        patches = _patches(_operand(x, form), form)
+        return _product(patches, _operand(kernel, form).reshape(patches.shape[-1], -1))
+    x, kernel = _rounded(x, form), _rounded(kernel, form)
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def input_gradient(dy: Filtered, kernel: Kernel, stride: int, size: tuple[int, int]) -> Images:
-    """The gradient of ⟨`convolution`(x, kernel, stride), dy⟩ with respect to x, whose height and width are `size`."""
-    if stride == 1:
-        return convolution(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1)
-    return _scattered(dy, kernel, size)
+def input_gradient(dy: Filtered, kernel: Kernel, form: Form, size: tuple[int, int]) -> Images:
+    """The gradient of ⟨y(x, k), dy⟩ with respect to x, whose height and width are `size`."""
+    if form.stride == 1:
+        return filtered(dy, kernel[::-1, ::-1].swapaxes(2, 3), form)
+    return _scattered(dy, kernel, form, size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def kernel_gradient(x: Images, dy: Filtered, stride: int) -> Kernel:
-    """The gradient of ⟨`convolution`(x, kernel, stride), dy⟩ with respect to the kernel."""
-    if _as_matrix_product(x, stride):
-        return _patches_times(_patches(_operand(x), stride), _operand(dy)).reshape(3, 3, x.shape[-1], -1)
-    return _image_by_image(_operand(x), _operand(dy))
+def kernel_gradient(x: Images, dy: Filtered, form: Form) -> Kernel:
+    """The gradient of ⟨y(x, k), dy⟩ with respect to k."""
+    x_read, dy_read = _operand(x, form), _operand(dy, form)
+    if form.by_patches(x.shape[-1]):
+        return _patches_times(_patches(x_read, form), dy_read, form).reshape(3, 3, x.shape[-1], -1)
+    return _image_by_image(x_read, dy_read)
 
 
-def _as_matrix_product(x, stride):
-    # On a GPU one network per task or seed turns a convolution into a grouped one, slow where a batched product is not.
-    return stride == 2 or x.shape[-1] < 8 or jax.default_backend() != "cpu"
-
-
-convolution.defvjp(
-    lambda x, kernel, stride: (convolution(x, kernel, stride), (x, kernel)),
-    lambda stride, saved, dy: (
-        input_gradient(dy, saved[1], stride, saved[0].shape[1:3]),
-        kernel_gradient(saved[0], dy, stride),
+filtered.defvjp(
+    lambda x, kernel, form: (filtered(x, kernel, form), (x, kernel)),
+    lambda form, saved, dy: (
+        input_gradient(dy, saved[1], form, saved[0].shape[1:3]),
+        kernel_gradient(saved[0], dy, form),
     ),
 )
 input_gradient.defvjp(
-    lambda dy, kernel, stride, size: (input_gradient(dy, kernel, stride, size), (dy, kernel)),
-    lambda stride, size, saved, x: (convolution(x, saved[1], stride), kernel_gradient(x, saved[0], stride)),
+    lambda dy, kernel, form, size: (input_gradient(dy, kernel, form, size), (dy, kernel)),
+    lambda form, size, saved, x: (filtered(x, saved[1], form), kernel_gradient(x, saved[0], form)),
 )
 kernel_gradient.defvjp(
-    lambda x, dy, stride: (kernel_gradient(x, dy, stride), (x, dy)),
-    lambda stride, saved, kernel: (
-        input_gradient(saved[1], kernel, stride, saved[0].shape[1:3]),
-        convolution(saved[0], kernel, stride),
+    lambda x, dy, form: (kernel_gradient(x, dy, form), (x, dy)),
+    lambda form, saved, kernel: (
+        input_gradient(saved[1], kernel, form, saved[0].shape[1:3]),
+        filtered(saved[0], kernel, form),
     ),
 )
 
@@ -90,21 +108,21 @@ _PIXELS_IN_A_PIECE = 256
 _MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
 
 
-def _operand(x):
-    """What a product reads of `x` at the precision that JAX is set to (`jax.default_matmul_precision`).
+def _operand(x, form):
+    """What a product reads of `x` at the form's precision.
 
     To JAX "bfloat16" only allows it, and float32 operands then stay TF32 on a GPU; here they are cast. A CPU has no
     TF32, and few have products of bfloat16 that are not several times slower, so that there operands are rounded and
     stay float32. All sum in float32.
     """
-    narrow = jax.config.jax_default_matmul_precision == "bfloat16" and x.dtype == jnp.float32
-    return x.astype(jnp.bfloat16) if narrow and jax.default_backend() != "cpu" else _rounded(x)
+    narrow = form.hardware.precision == "bfloat16" and x.dtype == jnp.float32
+    return x.astype(jnp.bfloat16) if narrow and not form.hardware.cpu else _rounded(x, form)
 
 
-def _rounded(x):
+def _rounded(x, form):
     """`_operand` in the dtype of `x`, for a CPU's own convolution."""
-    bits = _MANTISSA_BITS.get(jax.config.jax_default_matmul_precision)
-    if bits is None or x.dtype != jnp.float32 or jax.default_backend() != "cpu":
+    bits = _MANTISSA_BITS.get(form.hardware.precision)
+    if bits is None or x.dtype != jnp.float32 or not form.hardware.cpu:
         return x
     return lax.reduce_precision(x, 8, bits)
 
@@ -119,13 +137,13 @@ def _same_padding(size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _patches(x: Images, stride: int) -> Float[Array, "batch rows columns 9*channel"]:
-    """The 3×3 neighbourhoods that a SAME convolution reads, laid side by side in the kernel's order."""
-    _, height, width, _ = x.shape
+def _patches(x: Images, form: Form) -> Float[Array, "batch rows columns 9*channel"]:
+    """The 3×3 neighbourhoods that a SAME convolution reads, each as one vector in the kernel's order."""
+    (_, height, width, _), stride = x.shape, form.stride
     x = jnp.pad(x, ((0, 0), _same_padding(height, stride), _same_padding(width, stride), (0, 0)))
     rows, columns = -(-height // stride), -(-width // stride)
-    if jax.default_backend() != "cpu":
-        # With nine slices side by side, Mini-ImageNet's training takes 1.4 times as long on a GPU.
+    if not form.hardware.cpu:
+        # With nine slices instead, Mini-ImageNet's training takes 1.4 times as long on a GPU.
         tap, row, column = np.arange(3), stride * np.arange(rows), stride * np.arange(columns)
         row, column = row[:, None, None, None] + tap[:, None], column[:, None, None] + tap
         return x.at[:, row, column].get(mode="promise_in_bounds").reshape(x.shape[0], rows, columns, -1)
@@ -139,12 +157,12 @@ def _patches(x: Images, stride: int) -> Float[Array, "batch rows columns 9*chann
     )
 
 
-def _patches_times(patches, dy):
+def _patches_times(patches, dy, form):
     """patchesᵀ · dy. On a CPU one of the two is turned first, which is a third faster than leaving it to XLA.
 
     Turning dy takes less, but leaves a result to be turned as well, which only many patches make up for.
     """
-    if jax.default_backend() != "cpu":
+    if not form.hardware.cpu:
         return _summed_in_pieces(patches, dy)
     patches, dy = patches.reshape(-1, patches.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # Without the barriers XLA folds the transposes back into one product of the slow orientation.
@@ -169,7 +187,7 @@ def _summed_in_pieces(patches, dy):
 def _image_by_image(x, dy):
     """The stride-1 kernel gradient summed over images: what one needs stays in the core's own cache.
 
-    Three neighbours of a row lie side by side, so that each of the kernel's rows is a product of dyᵀ with them.
+    Three neighbours of a row are one vector, so that each of the kernel's rows is a product of dyᵀ with them.
     """
     _, height, width, channels = x.shape
     pixels, filters = height * width, dy.shape[-1]
@@ -186,11 +204,11 @@ def _image_by_image(x, dy):
     return total.reshape(3, filters, 3, channels).transpose(0, 2, 3, 1)
 
 
-def _scattered(dy, kernel, size):
+def _scattered(dy, kernel, form, size):
     """dy · Wᵀ, the patches' gradients, added back to the pixels they were taken from, one axis at a time."""
     batch, rows, columns, filters = dy.shape
     channels = kernel.shape[2]
-    taps = _product(_operand(dy), _operand(kernel).reshape(-1, filters).T)
+    taps = _product(_operand(dy, form), _operand(kernel, form).reshape(-1, filters).T)
     taps = taps.reshape(batch, rows, columns, 3, 3, channels)
     # Without the barrier XLA folds the interleaving below into nine strided sums per pixel.
     taps = lax.optimization_barrier(taps)

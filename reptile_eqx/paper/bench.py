@@ -1,13 +1,11 @@
 """How fast training runs here, beside what this machine's matrix products reach: `reptile-eqx bench`.
 
 Each of the paper's training configurations is measured in a process of its own, so that its peak memory is its own
-and nothing that was compiled before helps it: first as the paper has it, then with more seeds, fewer devices, and
-other meta-batches, ways and inner iterations. Every rate is the median of several calls of the compiled program,
-each waited for, after a warm-up.
+and nothing that was compiled before helps it: first as the paper has it, then with more seeds, tasks and inner
+iterations. Every rate is the median of several calls of the compiled program, each waited for, after a warm-up.
 """
 
 import dataclasses
-import functools
 import gc
 import math
 import multiprocessing
@@ -23,21 +21,35 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from . import flops, places, plots, presets
-from .devices import use_devices
-from .experiments import same_program
+from ..datasets import FACTS, ImageClasses
+from ..files import figures_directory, write
+from ..runs.configuration import numbers_of, same_program
+from ..runs.devices import use_devices
+from ..runs.programs import Programs
+from ..runs.records import environment
+from ..training import start
+from .catalogue import Scale, classification_runs, sine_runs
+from .experiments import FewShotClassification
+from .operations import examples_per_iteration, of_iteration
 from .report import write_figure, write_json
-from .runner import Programs, Training
-from .store import environment, write_text
-from .training import start
 
 SECONDS = 250.0
 """Default time for all configurations together; two idle cores measure everything in less than five minutes."""
+WORKLOADS = ("sine", "omniglot-5way", "omniglot-20way", "mini-imagenet-5way")
+"""What is measured: the sine waves of Section 4, Table 3's columns, Table 4."""
+GROWN = {
+    "seeds": "seeds trained together",
+    "meta_batch_size": "meta-batch size (tasks)",
+    "inner_iterations": "inner iterations k",
+}
+"""What a workload is measured with more of, and its axis."""
 
 _PAPER_TURN, _GROWTH_TURN = 1.0, 0.4  # seconds that a timed call is to take, where one iteration does not take longer
 _SEEDS = 3  # of the paper's profile, which a GPU trains in one program
@@ -45,69 +57,37 @@ _IDLE = 0.5  # load average of a minute, above which it is said that something e
 _PEAK_TURN, _PEAK_SIZE, _PEAK_PRODUCTS = 0.1, 1024, 4
 
 
-class Workload(NamedTuple):
-    """A training configuration of the paper.
-
-    - `configs`: makes its run configurations, one for each of a number of seeds.
-    - `images`: the shape of the images by class that it trains on; `None` for sine waves.
-    - `layers`: multiplications of each layer in one example's forward pass, first layer first, by ways.
-    """
-
-    configs: Callable[[int], Sequence[Any]]
-    images: tuple[int, int, int, int, int] | None
-    layers: Callable[[int], tuple[int, ...]]
-
-
-def workloads() -> dict[str, Workload]:
-    """What is measured, by name: the sine waves of Section 4, Table 3's columns, Table 4."""
-    known = {"sine": Workload(functools.partial(presets.sine_runs, "paper", "reptile"), None, flops.sine_layers)}
-    classifiers = {
-        "omniglot-5way": ((1623, 20, 28, 28, 1), flops.omniglot_layers),
-        "omniglot-20way": ((1623, 20, 28, 28, 1), flops.omniglot_layers),
-        "mini-imagenet-5way": ((100, 600, 84, 84, 3), flops.mini_imagenet_layers),
-    }
-    for name, (images, layers) in classifiers.items():
-        configs = functools.partial(presets.classification_runs, f"{name}-reptile", "paper")
-        known[name] = Workload(configs, images, layers)
-    return known
-
-
-def _configs(workload: Workload, seeds: int, settings: dict[str, Any]) -> list[Any]:
-    """Its run configurations, with those of the `settings` that they have."""
-    configs = workload.configs(seeds)
-    own = {name: value for name, value in settings.items() if hasattr(configs[0], name)}
+def configurations(name: str, seeds: int, **settings: Any) -> list[Any]:
+    """A workload's run configurations, one for each seed, with those of the `settings` that they have."""
+    scale = Scale("paper", seeds)
+    configs = sine_runs(scale, "reptile") if name == "sine" else classification_runs(scale, f"{name}-reptile")
+    own = {field: value for field, value in settings.items() if hasattr(configs[0], field)}
     return [dataclasses.replace(config, **own) for config in configs]
 
 
 class Point(NamedTuple):
-    """What is measured at once: a number of seeds on a number of devices, with a few settings changed."""
+    """What is measured at once: which axis grows ("paper": none), how many seeds, and a setting that is changed."""
 
     axis: str
     seeds: int
-    devices: int
     changes: dict[str, int]
 
 
-def points(config: Any, devices: int, platform_name: str, seeds: int | None = None) -> list[Point]:
-    """The paper's configuration (axis "paper"), then where each axis grows.
+def points(config: Any, devices: int, on_cpu: bool, seeds: int | None = None) -> list[Point]:
+    """The paper's configuration, then more and fewer of each of `GROWN`.
 
     A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices; a
     GPU trains seeds in one batched program, and is given eight; both where `seeds` does not say how many.
     """
-    on_cpu = platform_name == "cpu"
     seeds = seeds or (devices if on_cpu else 8 * devices)
-    grown = sorted({1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices})
-    if on_cpu:  # those that share the paper's program come first
-        grown = [count for count in grown if count >= seeds] + [count for count in grown if count < seeds]
-    chosen = [Point("paper", seeds, devices, {})]
-    chosen += [Point("seeds", count, devices, {}) for count in grown]
-    chosen += [Point("devices", seeds, 2**i, {}) for i in range(devices.bit_length()) if 2**i < devices]
-    for axis, lowest in (("meta_batch_size", 1), ("ways", 5), ("inner_iterations", 1)):
-        if hasattr(config, axis):
-            own = getattr(config, axis)
-            values = [2 * own, max(own // 2, lowest)] if own > lowest else [2 * own, 4 * own]
-            chosen += [Point(axis, seeds, devices, {axis: value}) for value in values]
-    return [point for point in chosen if point.axis != "seeds" or point.seeds != seeds]
+    grown = {1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices}
+    chosen = [Point("paper", seeds, {})]
+    chosen += [Point("seeds", count, {}) for count in sorted(grown - {seeds}, key=lambda count: (count < seeds, count))]
+    for axis in ("meta_batch_size", "inner_iterations"):
+        own = getattr(config, axis)
+        values = (2 * own, own // 2) if own > 1 else (2, 4)
+        chosen += [Point(axis, seeds, {axis: value}) for value in values]
+    return chosen
 
 
 def matrix_products(devices: Sequence[jax.Device]) -> Callable[[int], None]:
@@ -166,39 +146,38 @@ def peak_memory(device: jax.Device) -> int:
 class _Bench:
     """One workload in this process: its images, its programs one at a time, and what was measured of them."""
 
-    def __init__(self, workload: Workload, devices: Sequence[jax.Device], repeats: int, settings: dict[str, Any]):
-        self.workload, self.devices, self.repeats, self.settings = workload, devices, repeats, settings
-        self.images = None
-        if workload.images is not None:
-            images = np.frombuffer(np.random.default_rng(0).bytes(math.prod(workload.images)), np.uint8)
+    def __init__(self, name: str, devices: Sequence[jax.Device], repeats: int, settings: dict[str, Any]):
+        self.name, self.devices, self.repeats, self.settings = name, devices, repeats, settings
+        self.data, self._state, self._products, self._key, self._programs = None, None, {}, None, None
+        (config,) = configurations(name, 1)
+        if isinstance(config, FewShotClassification):
+            facts = FACTS[config.dataset]
+            images = np.frombuffer(np.random.default_rng(0).bytes(math.prod(facts.shape)), np.uint8)
             everywhere = NamedSharding(Mesh(np.array(devices), ("device",)), PartitionSpec())
-            self.images = jax.device_put(images.reshape(workload.images), everywhere)
-        self._states, self._products = {}, {}
-        self._key, self._programs = None, None
+            images = jax.device_put(images.reshape(facts.shape), everywhere)
+            self.data = ImageClasses(images, (), config.dataset, "random bytes", facts)
 
-    def _program(self, config: Any, seeds: int, devices: Sequence[jax.Device]) -> Programs:
+    def _program(self, config: Any, seeds: int) -> Programs:
         """Programs that train `seeds` runs like `config`; those of the point before, where they are the same."""
-        programs = Programs(same_program(config), self.images, seeds, devices)
-        key = (same_program(config), programs.train.width, programs.train.devices)
+        programs = Programs(config, self.data, seeds, self.devices)
+        key = (same_program(config), programs.train.width)
         if key != self._key:
             self._key, self._programs = key, programs
             gc.collect()  # the images that the programs before kept on the devices
         return self._programs
 
-    def _state(self, config: Any) -> Any:
+    def _first_state(self, config: Any) -> Any:
         """A first state, which seeds can share as each trains on tasks of its own."""
-        ways = getattr(config, "ways", None)
-        if ways not in self._states:
-            state = start(config.learner(self.images), jax.random.PRNGKey(0))
-            self._states[ways] = jax.device_get(eqx.filter(state, eqx.is_array))
-        return self._states[ways]
+        if self._state is None:
+            state = start(config.learner(self.data, numbers_of(config)), jax.random.PRNGKey(0))
+            self._state = jax.device_get(eqx.filter(state, eqx.is_array))
+        return self._state
 
     def measure(self, point: Point, seconds: float) -> dict[str, Any]:
         """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
-        configs = _configs(self.workload, point.seeds, self.settings | point.changes)
-        devices = self.devices[: point.devices]
-        programs = self._program(configs[0], point.seeds, devices)
-        units = [programs.unit(Training(config, Path(), self._state(configs[0]))) for config in configs]
+        configs = configurations(self.name, point.seeds, **self.settings | point.changes)
+        programs = self._program(configs[0], point.seeds)
+        units = [programs.unit(config, self._first_state(config)) for config in configs]
 
         def turn(iterations):
             for begin in range(0, len(units), programs.train.width):
@@ -206,7 +185,7 @@ class _Bench:
 
         used = programs.train.devices
         if used not in self._products:
-            products = matrix_products(devices[:used])
+            products = matrix_products(self.devices[:used])
             self._products[used] = products, _repetitions(products, _PEAK_TURN)
         products, times = self._products[used]
         # Training's own calls take seconds; with short ones the time between them would count.
@@ -218,31 +197,21 @@ class _Bench:
             taken.append(_timed(turn, iterations))
         peak = 2 * _PEAK_SIZE**3 * _PEAK_PRODUCTS * times * used / float(np.median(product_taken))
         rates = sorted(iterations * point.seeds / s for s in taken)
-        rate = float(np.median(rates))
-        count = flops.by_hand(configs[0], self.workload.layers)
+        rate, count = float(np.median(rates)), of_iteration(configs[0])
         return {
             "axis": point.axis,
             "seeds": point.seeds,
             "devices": used,
-            **{name: getattr(configs[0], name) for name in _AXES if hasattr(configs[0], name)},
+            **{name: getattr(configs[0], name) for name in GROWN if hasattr(configs[0], name)},
             "iterations_per_call": iterations,
             "outer_iterations_per_second": rate,
             "lowest_and_highest": [rates[0], rates[-1]],
-            "images_per_second": rate * flops.examples_per_iteration(configs[0]),
+            "images_per_second": rate * examples_per_iteration(configs[0]),
             "flops_per_second": rate * count,
             "peak_flops_per_second": peak,
             "share_of_peak": rate * count / peak,
             "compile_seconds": programs.train.compile_seconds,
         }
-
-
-_AXES = {
-    "seeds": "seeds trained together",
-    "devices": "devices",
-    "meta_batch_size": "meta-batch size (tasks)",
-    "ways": "ways N (classes in a task)",
-    "inner_iterations": "inner iterations k",
-}
 
 
 def measure(
@@ -257,30 +226,26 @@ def measure(
     **Returns:** what goes into the JSON file, and under `made` the environment.
     """
     began = time.perf_counter()
-    workload = workloads()[name]
     chosen = use_devices(devices)
     # Compile times are of programs compiled afresh.
     jax.config.update("jax_enable_compilation_cache", False)
-    settings = {"order": presets.order_of_tasks("paper", chosen[0].platform)} | settings
-    config = _configs(workload, 1, settings)[0]
-    todo = points(config, len(chosen), chosen[0].platform, seeds)
-    bench, measured, memory = _Bench(workload, chosen, repeats, settings), [], 0
+    settings = {"order": Scale("paper", platform=chosen[0].platform).order} | settings
+    (config,) = configurations(name, 1, **settings)
+    todo = points(config, len(chosen), chosen[0].platform == "cpu", seeds)
+    bench, measured, memory = _Bench(name, chosen, repeats, settings), [], 0
     with tqdm(todo, desc=f"{name:18}", unit="point") as bar:
         for point in bar:
             if measured and time.perf_counter() - began > seconds:
                 break
-            at = point.changes or {"seeds": point.seeds, "devices": point.devices}
+            at = point.changes or {"seeds": point.seeds}
             bar.set_postfix_str(", ".join(f"{label} {value}" for label, value in at.items()))
             measured.append(bench.measure(point, _GROWTH_TURN if measured else _PAPER_TURN))
             memory = memory or peak_memory(chosen[0])
-    by_hand, by_xla = flops.by_hand(config, workload.layers), flops.by_xla(config, workload.images)
     return {
         "name": name,
         "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "seed"},
-        "images_per_iteration": flops.examples_per_iteration(config),
-        "flops_per_iteration_by_hand": by_hand,
-        "flops_per_iteration_by_xla": by_xla,
-        "flops_per_second_by_xla": by_xla * measured[0]["outer_iterations_per_second"],
+        "images_per_iteration": examples_per_iteration(config),
+        "flops_per_iteration_by_hand": of_iteration(config),
         "peak_memory_bytes": memory,
         "points": measured,
         "left_out_for_time": [point._asdict() for point in todo[len(measured) :]],
@@ -326,11 +291,11 @@ def bench(
     seeds: int | None = None,
     **settings: Any,
 ) -> list[Path]:
-    """Measure workloads, print two tables, and write `bench.png`, `bench.svg`, `bench.md` and `bench.json`.
+    """Measure workloads, print a table, and write `bench.png`, `bench.svg`, `bench.md` and `bench.json`.
 
     **Arguments:**
 
-    - `only`: which of `workloads()`; all by default.
+    - `only`: which of `WORKLOADS`; all by default.
     - `repeats`: timed calls whose median is taken.
     - `devices`: how many cores or GPUs to train on, all by default.
     - `out`: the folder to write to, `figures/` by default.
@@ -341,9 +306,9 @@ def bench(
     **Returns:** the files written. Raises `ValueError` for an impossible argument, `RuntimeError` for more devices than
     there are.
     """
-    unknown = [name for name in only if name not in workloads()]
+    unknown = [name for name in only if name not in WORKLOADS]
     if unknown:
-        raise ValueError(f"nothing called {', '.join(unknown)} to measure; there are {', '.join(workloads())}")
+        raise ValueError(f"nothing called {', '.join(unknown)} to measure; there are {', '.join(WORKLOADS)}")
     asked = {"repeats": repeats, "devices": devices, "seconds": seconds, "seeds": seeds}
     for what, given in asked.items():
         if given is not None and given < 1:
@@ -351,84 +316,80 @@ def bench(
     load, began, results = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, time.perf_counter(), []
     if load is not None and load > _IDLE:
         print(f"Something else ran here in the last minute (load {load:.1f}); rates may come out low.", file=sys.stderr)
-    names = [name for name in workloads() if name in only or not only]
+    names = [name for name in WORKLOADS if name in only or not only]
     for i, name in enumerate(names):
         left = (seconds - (time.perf_counter() - began)) / (len(names) - i)
         results.append(_in_a_fresh_process(measure, name, devices, repeats, left, seeds, **settings))
-    made = results[0]["made"]
-    results = [{key: value for key, value in result.items() if key != "made"} for result in results]
-    shown = f"**The paper's configurations on {made['device']}**\n\n{paper_table(results)}\n"
+    made = [result.pop("made") for result in results][0]
+    shown = f"**The paper's configurations on {made['device']}**\n\n{table(results)}\n"
     print(f"\n{shown}")
-    print(f"\nHow they grow\n\n{growth_table(results)}")
-    grown = {label: {r["name"]: _line(growth(r, axis), axis) for r in results} for axis, label in _AXES.items()}
-    papers = {result["name"]: result["points"][0] for result in results}
-    drawn = plots.speed(grown, papers, f"Speed of the paper's trainings, in total over seeds, on {made['device']}")
-    folder = Path(out or places.figures_directory())
+    folder = Path(out or figures_directory())
     contents = {
         "made": {**made, "platform": platform.platform()},
-        "how": "Medians of timed calls after a warm-up, each call waited for; rates are totals over seeds. Images are "
-        "random bytes of the data's shape, since timing does not depend on what they show; the sine's images are its "
-        "points. FLOPs by hand count the layers' multiplications and additions; the share is theirs. The peak is that "
-        f"of {_PEAK_SIZE}×{_PEAK_SIZE} float32 products on as many devices as the point uses, timed by turns with it. "
-        "Programs are compiled afresh. Peak memory is the process's after the paper's configuration, data included.",
         "asked": {"only": list(only), **asked, **settings},
         "load_average_before": load,
         "seconds": time.perf_counter() - began,
         "workloads": results,
     }
-    write_text(folder / "bench.md", shown)
-    return [*write_figure(drawn, folder, "bench"), folder / "bench.md", write_json(folder, "bench", contents)]
+    write(folder / "bench.md", shown)
+    return [
+        *write_figure(figure(results, made["device"]), folder, "bench"),
+        folder / "bench.md",
+        write_json(folder, "bench", contents),
+    ]
 
 
-def _line(along: Sequence[dict[str, Any]], axis: str) -> dict[int, float]:
-    """Images a second by the axis's value, as a share of what the paper's configuration reaches."""
-    own = next((point["images_per_second"] for point in along if point["axis"] == "paper"), 1)
-    return {point[axis]: point["images_per_second"] / own for point in along}
-
-
-def paper_table(results: Sequence[dict[str, Any]]) -> str:
-    """The paper's configurations, one a row, as Markdown."""
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The paper's configurations and how they grow, one a row, as Markdown."""
     rows = []
     for result in results:
         paper = result["points"][0]
-        alone = [point["outer_iterations_per_second"] for point in result["points"] if point["seeds"] == 1]
-        rows.append(
-            {
-                "": result["name"],
-                "seeds": paper["seeds"],
-                "devices": paper["devices"],
-                "outer it/s": f"{paper['outer_iterations_per_second']:,.1f}",
-                "one seed alone": f"{alone[0]:,.1f}" if alone else "",
-                "images/s": f"{paper['images_per_second']:,.0f}",
-                "GFLOP/s by hand": f"{paper['flops_per_second'] / 1e9:,.1f}",
-                "by XLA": f"{result['flops_per_second_by_xla'] / 1e9:,.1f}",
-                "product peak": f"{paper['peak_flops_per_second'] / 1e9:,.1f}",
-                "share": f"{paper['share_of_peak']:.0%}",
-                "compile s": f"{paper['compile_seconds']:.1f}",
-                "memory MB": f"{result['peak_memory_bytes'] / 1e6:,.0f}",
-            }
-        )
+        row = {
+            "": result["name"],
+            "seeds": paper["seeds"],
+            "devices": paper["devices"],
+            "outer it/s": f"{paper['outer_iterations_per_second']:,.1f}",
+            "images/s": f"{paper['images_per_second']:,.0f}",
+            "GFLOP/s by hand": f"{paper['flops_per_second'] / 1e9:,.1f}",
+            "product peak": f"{paper['peak_flops_per_second'] / 1e9:,.1f}",
+            "share": f"{paper['share_of_peak']:.0%}",
+            "compile s": f"{paper['compile_seconds']:.1f}",
+            "memory MB": f"{result['peak_memory_bytes'] / 1e6:,.0f}",
+        }
+        for axis, label in GROWN.items():
+            line = grown(result, axis)
+            cells = [f"{point[axis]}: {point['outer_iterations_per_second']:,.1f}" for point in line]
+            row[f"it/s by {label}"] = ", ".join(cells) if len(line) > 1 else ""
+        rows.append(row | {"left out for time": len(result["left_out_for_time"])})
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
-def growth_table(results: Sequence[dict[str, Any]]) -> str:
-    """Rates where each axis grows, one workload and axis a row, as Markdown."""
-    rows = []
-    for result in results:
-        for axis, label in _AXES.items():
-            line = growth(result, axis)
-            if len(line) > 1:
-                cells = [f"{point[axis]}: {point['outer_iterations_per_second']:,.1f}" for point in line]
-                rows.append({"": result["name"], "axis": label, "outer it/s in total": ", ".join(cells)})
-        if result["left_out_for_time"]:
-            count = len(result["left_out_for_time"])
-            rows.append({"": result["name"], "axis": f"{count} left out for time", "outer it/s in total": ""})
-    return pd.DataFrame(rows, columns=["", "axis", "outer it/s in total"]).to_markdown(
-        index=False, disable_numparse=True
-    )
-
-
-def growth(result: dict[str, Any], axis: str) -> list[dict[str, Any]]:
+def grown(result: dict[str, Any], axis: str) -> list[dict[str, Any]]:
     """The points along an axis with the paper's configuration among them, in order; none where there is no axis."""
     along = [point for point in result["points"] if point["axis"] in ("paper", axis) and axis in point]
     return sorted(along, key=lambda point: point[axis])
+
+
+def figure(results: Sequence[dict[str, Any]], device: str) -> Figure:
+    """How the rate grows along each of `GROWN`, from the paper's configuration, and the shares of the peak."""
+    drawn, (*panels, bars) = plt.subplots(1, len(GROWN) + 1, figsize=(16, 4), layout="constrained")
+    colours, markers = ("#009E73", "#0072B2", "#D55E00", "#E69F00"), "o^sD"
+    for i, result in enumerate(results):
+        paper = result["points"][0]
+        look = dict(color=colours[i], marker=markers[i])
+        for axes, (axis, label) in zip(panels, GROWN.items(), strict=True):
+            line = grown(result, axis)
+            rates = [point["images_per_second"] / paper["images_per_second"] for point in line]
+            axes.plot([point[axis] for point in line], rates, label=result["name"], **look)
+            axes.set(xlabel=label, ylabel="images / s (paper's setting = 1)", ylim=(0, None))
+        share = 100 * paper["share_of_peak"]
+        bars.bar(result["name"].replace("-5", "\n5").replace("-20", "\n20"), share, color=colours[i])
+        bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}/s", ha="center", va="bottom")
+    for axes in panels:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.25)
+    bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    drawn.suptitle(f"Speed of the paper's trainings, in total over seeds, on {device}; images, or the sine's points")
+    return drawn

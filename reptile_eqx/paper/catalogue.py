@@ -1,86 +1,126 @@
-"""Sections 6.2, 6.3 and Appendix A as lists of run configurations (Tables 5 and 6, and around Table 3)."""
+"""What is trained: every list of runs, by profile, each named once, in order of worth.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+| profile | for |
+|---|---|
+| `smoke` | tests: every cell, tiny |
+| `quick` | a first look: minutes on two cores, real Omniglot where it can be had |
+| `paper` | the paper's scale; its records are kept in `figures/runs/` |
+"""
 
-from .experiments import FewShotClassification
-from .presets import TABLE_3, scaled, seeds_of
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-_GRADIENTS = dict(
-    optimiser="sgd",
-    learning_rate=3e-3,
-    meta_batch_size=1,
-    outer_iterations=40_000,
-    eval_inner_iterations=5,
-    eval_inner_batch_size=25,
-    eval_shots=(5,),
+from ..datasets import FACTS
+from .experiments import FewShotClassification, SineAnalysis, SineRegression
+from .settings import (
+    ABLATIONS,
+    COMBINATIONS,
+    FASTER,
+    FINN,
+    LINES,
+    SINE,
+    SWEEPS,
+    TABLE_3,
+    TABLE_4,
+    TABLE_5,
+    TABLE_6,
 )
-TABLE_5 = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
-"""Table 5: hyper-parameters of Section 6.2, plain SGD inside and outside, no meta-batch."""
 
-TABLE_6 = {
-    "4a": _GRADIENTS | dict(inner_batch_size=25, outer_step_size=1.0, training_shots=20),
-    "4b": _GRADIENTS | dict(inner_iterations=4, outer_step_size=1.0, training_shots=20),
-    "4c": _GRADIENTS | dict(inner_batch_size=100, inner_iterations=4, training_shots=20),
+PROFILES = ("smoke", "quick", "paper")
+NOTEBOOKS = ("1_sine_regression", "2_analysis", "3_classification", "4_ablations")
+METHODS = {
+    "Random initialisation": "random",
+    "Joint training": "joint",
+    "FOMAML": "fomaml",
+    "MAML": "maml",
+    "Reptile": "reptile",
 }
-"""Table 6: hyper-parameters of Section 6.3, by panel of Figure 4; what a panel sweeps is left out."""
+"""Algorithms as readers know them, and as `SineRegression` does."""
 
-COMBINATIONS = {
-    "g1": (1.0,),
-    "g2": (0.0, 1.0),
-    "g1+g2": (1.0, 1.0),
-    "½(g1+g2)": (0.5, 0.5),
-    "g3": (0.0, 0.0, 1.0),
-    "g1+g2+g3": (1.0, 1.0, 1.0),
-    "⅓(g1+g2+g3)": (1 / 3, 1 / 3, 1 / 3),
-    "g4": (0.0, 0.0, 0.0, 1.0),
-    "g1+g2+g3+g4": (1.0, 1.0, 1.0, 1.0),
-    "¼(g1+g2+g3+g4)": (0.25, 0.25, 0.25, 0.25),
+
+class Experiment(NamedTuple):
+    """Something that is trained: which notebook shows it, its name, and its configurations.
+
+    - `runs`: lists of configurations, one for each seed, in dictionaries by what differs between them.
+    - `whole`: how many outer iterations the paper has for it.
+    """
+
+    notebook: str
+    name: str
+    runs: dict[Any, Any]
+    whole: int
+
+    @property
+    def configs(self) -> list[Any]:
+        """All configurations, each once."""
+        return list(dict.fromkeys(_leaves(self.runs)))
+
+
+class Scale(NamedTuple):
+    """At which scale to train: a profile, and what overrides it; the parameters of notebooks.
+
+    - `seeds`: how many, or which, training seeds.
+    - `outer_iterations`, `eval_tasks`: how long, and how many tasks Tables 1 and 2 are evaluated on.
+    - `dataset`: the name of what is there of Omniglot or stands in for it (`datasets.FACTS`).
+    - `platform`: "cpu" or "gpu". On a GPU `paper` takes the tasks of Tables 1 and 2 in parallel order: those of all
+      seeds make one batched program, and no loss of accuracy was seen (notebook 4).
+    """
+
+    profile: str
+    seeds: int | Sequence[int] | None = None
+    outer_iterations: int | None = None
+    eval_tasks: int | None = None
+    dataset: str = "omniglot"
+    platform: str = "cpu"
+
+    def settings(self, profiles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """A profile's settings, with `outer_iterations` overridden; raises `ValueError` for what cannot be."""
+        if self.profile not in PROFILES:
+            raise ValueError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}")
+        settings = dict(profiles[self.profile])
+        if self.outer_iterations is not None:
+            if not isinstance(self.outer_iterations, int) or self.outer_iterations < 1:
+                raise ValueError(f"`outer_iterations` is {self.outer_iterations!r}; expected a whole number, 1 or more")
+            settings["outer_iterations"] = self.outer_iterations
+        return settings
+
+    def some_seeds(self, profiles: Mapping[str, int]) -> tuple[int, ...]:
+        """The training seeds: those asked for, or the first so many as the profile has; raises `ValueError` as well."""
+        seeds = profiles[self.profile] if self.seeds is None else self.seeds
+        if isinstance(seeds, str) or not isinstance(seeds, int | Sequence):
+            raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
+        chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        whole = all(isinstance(seed, int) and seed >= 0 for seed in chosen)
+        if not chosen or not whole or len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f"`seeds` is how many, or which, seeds (0 or greater, each once) to train; given {seeds!r}"
+            )
+        return chosen
+
+    @property
+    def order(self) -> str:
+        """The order of a meta-batch's tasks in Tables 1 and 2."""
+        return "parallel" if self.profile == "paper" and self.platform != "cpu" else "exact"
+
+
+def _on(dataset: str) -> dict[str, Any]:
+    """A dataset, as a configuration's settings."""
+    train, validation, _ = FACTS[dataset].split
+    return dict(dataset=dataset, train_classes=train, validation_classes=validation)
+
+
+_SEEDS = {"smoke": 2, "quick": 3, "paper": 3}
+_ONE_SEED = {"smoke": 1, "quick": 1, "paper": 3}
+_SINE = {"smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10), "quick": {}, "paper": {}}
+_SINE_ANALYSIS = {
+    "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4),
+    **dict.fromkeys(("quick", "paper"), dict(curve_points=20, curve_tasks=200)),
 }
-"""Figure 3's curves and their weights."""
-
-TAIL = 5
-"""Shots per class that a separate tail sets aside in Figure 4: one batch of 25."""
-
-LINES = {
-    "Reptile": dict(algorithm="reptile"),
-    "FOMAML, shared tail, cycle": dict(algorithm="fomaml"),
-    "FOMAML, shared tail, replacement": dict(algorithm="fomaml", schedule="replacement"),
-    "FOMAML, separate tail, cycle": dict(algorithm="fomaml", tail=TAIL),
-    "FOMAML, separate tail, replacement": dict(algorithm="fomaml", tail=TAIL, schedule="replacement"),
+_CLASSIFICATION = {
+    "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4),
+    "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
+    "paper": {},
 }
-"""Figure 4's lines."""
-
-SWEEPS = {
-    "4a": ("inner_iterations", (2, 3, 4, 5, 6, 8)),
-    "4b": ("inner_batch_size", (25, 50, 75, 100)),
-    "4c": ("outer_step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
-}
-"""What each panel of Figure 4 sweeps, and over which values."""
-
-ABLATIONS = {
-    "learning_rate": (3e-4, 1e-3, 3e-3),
-    "inner_batch_size": (5, 10, 20),
-    "inner_iterations": (2, 5, 10),
-    "meta_batch_size": (2, 5, 10),
-    "adam_b1": (0.0, 0.5, 0.9),
-    "reset_optimiser": (False, True),
-    "algorithm": ("reptile", "joint"),
-}
-"""What is varied around 5-way Reptile as in Table 3, and over which values: hyper-parameters that had little effect
-(Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
-training instead, fine-tuned like the others (Section 7)."""
-
-FASTER = {
-    "order": ("exact", "parallel"),
-    "precision": ("float32", "tensorfloat32", "bfloat16"),
-}
-"""What a faster program may change around the same training (`FewShotClassification`), and its values. The first is the
-reference's."""
-
-# Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
-_ALONG = {("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)}
-
 _FIGURE_3 = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2),
     "quick": dict(curve_points=40, eval_tasks=1000),
@@ -98,114 +138,192 @@ _ABLATIONS = {
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
 # `quick` shows the records of `paper`, as what is to be seen here is small.
-_FASTER_SCALE = {
-    "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
+_FASTER = {
+    "smoke": _ABLATIONS["smoke"],
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
 # Every point that differs in a shape is compiled anew, so that the smallest profile has few of them.
-_SMOKE_COMBINATIONS = ("g1", "g2", "g1+g2", "½(g1+g2)")
-_SMOKE_SWEEPS = {"4a": (4,), "4b": (25,), "4c": (0.1, 10.0)}
-_SMOKE_ABLATIONS = {"inner_batch_size": (10,), "inner_iterations": (5,), "meta_batch_size": (5,), "adam_b1": (0.0,)}
-_FASTER_SEEDS = {"order": tuple(range(5)), "precision": tuple(range(3))}
-_ONE_SEED = {"smoke": (0,), "quick": (0,), "paper": (0, 1, 2)}
+_SMOKE = {
+    "Figure 3": ("g1", "g2", "g1+g2", "½(g1+g2)"),
+    "4a": (4,),
+    "4b": (25,),
+    "4c": (0.1, 10.0),
+    "inner_batch_size": (10,),
+    "inner_iterations": (5,),
+    "meta_batch_size": (5,),
+    "adam_b1": (0.0,),
+    "precision": ("float32", "tensorfloat32"),
+}
+_MAML = dict(training_points=10, inner_iterations=6, outer_optimiser="adam", outer_step_size=1e-3)
+_MAML_SHAPES = {
+    "1 inner step, 1 task": (1, 1),
+    "1 inner step, 4 tasks": (1, 4),
+    "5 inner steps, 4 tasks": (5, 4),
+    "5 inner steps, 1 task": (5, 1),
+}
+# Joint training steps on all 50 points at once. MAML and FOMAML adapt to ten random points for five steps and are
+# judged by the 50 (`maml_setting_runs`).
+_SINE_ALGORITHMS = {
+    "random": dict(outer_iterations=0, curve_points=0),
+    "joint": dict(inner_batch_size=50, inner_iterations=1),
+    "maml": _MAML,
+    "fomaml": _MAML,
+}
 
 
-def figure_3_runs(
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    **data: Any,
-) -> dict[str, list[FewShotClassification]]:
-    """Section 6.2's trainings, by combination. With k gradients a task has 5k shots, so that batches do not overlap.
+def sine_runs(scale: Scale, algorithm: str) -> list[SineRegression]:
+    """Section 4's trainings, one for each seed; `algorithm` as in `SineRegression`."""
+    settings = SINE | scale.settings(_SINE) | _SINE_ALGORITHMS.get(algorithm, {})
+    return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
 
-    `seeds` and `outer_iterations` override the profile's; `data` says what stands in for Omniglot, such as
-    `dataset="glyphs", train_classes=400`. `smoke` has the combinations of up to two gradients.
+
+def maml_setting_runs(scale: Scale) -> dict[str, list[SineRegression]]:
+    """MAML on sine waves with other inner steps, tasks an iteration and inner step sizes, by setting, with one seed.
+
+    `smoke` varies the step size alone, which takes no other program.
     """
-    settings = TABLE_5 | scaled(_FIGURE_3, profile, outer_iterations) | data
+    settings = SINE | _MAML | scale.settings(_SINE) | dict(curve_points=0)
+    shapes = dict([*_MAML_SHAPES.items()][-1:]) if scale.profile == "smoke" else _MAML_SHAPES
     return {
-        label: [
-            FewShotClassification(
-                **settings,
-                algorithm="combination",
-                weights=weights,
-                inner_iterations=len(weights),
-                training_shots=5 * len(weights),
-                seed=seed,
+        f"{shape}, α = {alpha}": [
+            SineRegression(
+                **settings | dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha),
+                algorithm="maml",
             )
-            for seed in seeds_of(profile, seeds, _ONE_SEED)
         ]
-        for label, weights in COMBINATIONS.items()
-        if profile != "smoke" or label in _SMOKE_COMBINATIONS
+        for shape, (steps, tasks) in shapes.items()
+        for alpha in (0.01, 0.02)
     }
 
 
-def figure_4_runs(
-    panel: str,
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    **data: Any,
-) -> dict[str, dict[float | int, list[FewShotClassification]]]:
+def analysis_runs(scale: Scale, algorithm: str) -> list[SineAnalysis]:
+    """The trainings of `sine_runs`, watched along the way for Section 5."""
+    settings = SINE | _SINE_ALGORITHMS.get(algorithm, {}) | scale.settings(_SINE_ANALYSIS)
+    return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
+
+
+def _finn(algorithm: str, dataset: str, ways: int, shots: int) -> dict[str, Any]:
+    """Finn et al.'s training for one cell: as many query as support images, on Mini-ImageNet 15 a class."""
+    tail = 15 if dataset == "mini-imagenet" else shots
+    return FINN[dataset, ways] | dict(
+        algorithm=algorithm,
+        training_shots=shots + tail,
+        tail=tail,
+        inner_batch_size=ways * shots,
+        eval_inner_batch_size=ways * shots,
+        eval_shots=(shots,),
+    )
+
+
+TRAININGS = {
+    "omniglot-5way-reptile": _on("omniglot") | dict(ways=5) | TABLE_3[5],
+    "omniglot-20way-reptile": _on("omniglot") | dict(ways=20) | TABLE_3[20],
+    "mini-imagenet-5way-reptile": _on("mini-imagenet") | dict(ways=5) | TABLE_4,
+} | {
+    f"{dataset}-{ways}way-{shots}shot-{algorithm}": _on(dataset)
+    | dict(ways=ways)
+    | _finn(algorithm, dataset, ways, shots)
+    for dataset, ways in FINN
+    for shots in (1, 5)
+    for algorithm in ("fomaml", "maml")
+}
+"""The trainings that Tables 1 and 2 are made of, by name, in order of worth. Reptile's serve both shots."""
+
+
+def training_of(dataset: str, algorithm: str, shots: int, ways: int) -> str:
+    """The name of the training (`TRAININGS`) behind a cell of Tables 1 and 2; `algorithm` is the row's."""
+    short = {"MAML + Transduction": f"{shots}shot-maml", "1st-order MAML + Transduction": f"{shots}shot-fomaml"}
+    return f"{dataset}-{ways}way-{short.get(algorithm, 'reptile')}"
+
+
+def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Which of `TRAININGS` a profile does: all at the paper's scale, else 5-way Omniglot; `names` overrides it.
+
+    Raises `ValueError` for names that are not there.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"`train` is a list of trainings, such as ['{next(iter(TRAININGS))}']; given {names!r}")
+    chosen = tuple(names) if names is not None else tuple(TRAININGS)[: None if profile == "paper" else 1]
+    unknown = [name for name in chosen if name not in TRAININGS]
+    if unknown:
+        raise ValueError(f"no training {', '.join(map(repr, unknown))}; there are {', '.join(TRAININGS)}")
+    return chosen
+
+
+def classification_runs(scale: Scale, name: str) -> list[FewShotClassification]:
+    """One of `TRAININGS`, a run for each seed. Raises `ValueError` for a name that is not there."""
+    trainings_of(scale.profile, [name])
+    settings = TRAININGS[name] | scale.settings(_CLASSIFICATION) | dict(order=scale.order)
+    if name.startswith("omniglot"):
+        settings |= _on(scale.dataset)
+    if scale.eval_tasks is not None:
+        settings["eval_tasks"] = scale.eval_tasks
+    return [FewShotClassification(seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
+
+
+def figure_3_runs(scale: Scale) -> dict[str, list[FewShotClassification]]:
+    """Section 6.2's trainings, by combination. With k gradients a task has 5k shots, so that batches do not overlap.
+
+    `smoke` has the combinations of up to two gradients.
+    """
+    settings = TABLE_5 | scale.settings(_FIGURE_3) | _on(scale.dataset) | dict(algorithm="combination")
+    labels = _SMOKE["Figure 3"] if scale.profile == "smoke" else COMBINATIONS
+    return {
+        label: [
+            FewShotClassification(**settings, weights=COMBINATIONS[label], inner_iterations=k, training_shots=5 * k,
+                                  seed=seed)
+            for seed in scale.some_seeds(_ONE_SEED)
+        ]
+        for label, k in ((label, len(COMBINATIONS[label])) for label in labels)
+    }  # fmt: skip
+
+
+def figure_4_runs(scale: Scale, panel: str) -> dict[str, dict[float | int, list[FewShotClassification]]]:
     """Section 6.3's trainings of a panel ("4a", "4b" or "4c"), by line and by swept value.
 
     A separate tail leaves 15 of the 20 drawings for the batches before it, so that its lines stop at batches of 75. 4c
-    sweeps shared-tail FOMAML with full batches alone. The other arguments are `figure_3_runs`'s.
+    sweeps shared-tail FOMAML with full batches alone.
     """
     swept, values = SWEEPS[panel]
-    values = _SMOKE_SWEEPS[panel] if profile == "smoke" else values
-    settings = TABLE_6[panel] | scaled(_FIGURE_4, profile, outer_iterations) | data
+    values = _SMOKE[panel] if scale.profile == "smoke" else values
+    settings = TABLE_6[panel] | scale.settings(_FIGURE_4) | _on(scale.dataset)
     runs = {}
     for line, own in LINES.items():
         if panel == "4c" and line != "FOMAML, shared tail, cycle":
             continue
         largest = 5 * (20 - own.get("tail", 0))
         fitting = [value for value in values if panel != "4b" or value <= largest]
-        runs[line] = _by_value(swept, fitting, settings | own, seeds_of(profile, seeds, _ONE_SEED))
+        runs[line] = _by_value(swept, fitting, settings | own, scale.some_seeds(_ONE_SEED))
     return runs
 
 
-def ablation_runs(
-    swept: str,
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    **data: Any,
-) -> dict[Any, list[FewShotClassification]]:
+def ablation_runs(scale: Scale, swept: str) -> dict[Any, list[FewShotClassification]]:
     """Trainings around Table 3 (5-way, Reptile) in which one of `ABLATIONS` is varied, by its value.
 
-    Table 3's own setting is among them, the same runs in every sweep. The other arguments are `figure_3_runs`'s. Raises
-    `ValueError` for something that is not swept.
+    Table 3's own setting is among them, the same runs in every sweep.
     """
-    if swept not in ABLATIONS:
-        raise ValueError(f"nothing sweeps {swept!r}; there are {', '.join(ABLATIONS)}")
-    values = _SMOKE_ABLATIONS.get(swept, ABLATIONS[swept]) if profile == "smoke" else ABLATIONS[swept]
-    settings = TABLE_3[5] | scaled(_ABLATIONS, profile, outer_iterations) | data
-    return _by_value(swept, values, settings, seeds_of(profile, seeds, _ONE_SEED))
+    values = ABLATIONS[swept]
+    values = _SMOKE.get(swept, values) if scale.profile == "smoke" else values
+    settings = TABLE_3[5] | scale.settings(_ABLATIONS) | _on(scale.dataset)
+    return _by_value(swept, values, settings, scale.some_seeds(_ONE_SEED))
 
 
-def faster_runs(
-    swept: str,
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    **data: Any,
-) -> dict[str, list[FewShotClassification]]:
+def faster_runs(scale: Scale, swept: str) -> dict[str, list[FewShotClassification]]:
     """Table 3's 5-way training, a tenth as long, with one of `FASTER` varied, by its value.
 
-    "order" has five seeds, "precision" three; `smoke` has one, and two values. The other arguments are
-    `figure_3_runs`'s. Raises `ValueError` for something that is not there.
+    "order" has five seeds, "precision" three; `smoke` has one.
     """
-    if swept not in FASTER:
-        raise ValueError(f"nothing varies {swept!r}; there are {', '.join(FASTER)}")
-    settings = TABLE_3[5] | scaled(_FASTER_SCALE, profile, outer_iterations) | data
-    values, defaults = FASTER[swept], dict.fromkeys(("quick", "paper"), _FASTER_SEEDS[swept])
-    if profile == "smoke":
-        values = values[:2]
-    return _by_value(swept, values, settings, seeds_of(profile, seeds, defaults | {"smoke": (0,)}))
+    values = _SMOKE.get(swept, FASTER[swept]) if scale.profile == "smoke" else FASTER[swept]
+    settings, seeds = TABLE_3[5] | scale.settings(_FASTER) | _on(scale.dataset), {"order": 5, "precision": 3}[swept]
+    return _by_value(swept, values, settings, scale.some_seeds(dict(smoke=1, quick=seeds, paper=seeds)))
+
+
+# Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
+_ALONG = {("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)}
 
 
 def _by_value(
-    swept: str, values: Sequence[Any], settings: Mapping[str, Any], seeds: Sequence[int]
+    swept: str, values: Iterable[Any], settings: Mapping[str, Any], seeds: Sequence[int]
 ) -> dict[Any, list[FewShotClassification]]:
     """A sweep's configurations, one for each seed, by the value of the field that is swept."""
     return {
@@ -215,3 +333,49 @@ def _by_value(
         ]
         for value in values
     }
+
+
+def experiments(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Experiment]:
+    """All that the notebooks train at a scale, by name, in order of worth; `train` is `trainings_of`'s `names`.
+
+    The sine's trainings take minutes in all. Then come 5-way Omniglot, Figures 3 and 4, the other trainings of Reptile
+    and what is varied around Table 3; last MAML's and first-order MAML's rows of Tables 1 and 2, which take most of
+    the time.
+    """
+    sine, analysis, classification, ablations = NOTEBOOKS
+    whole = SINE["outer_iterations"]
+    watched = {method: name for method, name in METHODS.items() if name != "random"}
+    tables = [
+        Experiment(classification, name, {name: classification_runs(scale, name)}, TRAININGS[name]["outer_iterations"])
+        for name in trainings_of(scale.profile, train)
+    ]
+    reptile = [table for table in tables if table.name.endswith("reptile")]
+    first = [table for table in reptile if table.name == next(iter(TRAININGS))]
+    varied = {swept: ablation_runs(scale, swept) for swept in ABLATIONS}
+    faster = {swept: faster_runs(scale, swept) for swept in FASTER}
+    found = [
+        Experiment(sine, "Figure 1", {method: sine_runs(scale, name) for method, name in METHODS.items()}, whole),
+        Experiment(sine, "MAML's setting", maml_setting_runs(scale), whole),
+        Experiment(
+            analysis, "Section 5", {method: analysis_runs(scale, name) for method, name in watched.items()}, whole
+        ),
+        *first,
+        Experiment(ablations, "Figure 3", figure_3_runs(scale), TABLE_5["outer_iterations"]),
+        *[
+            Experiment(ablations, f"Figure {panel}", figure_4_runs(scale, panel), TABLE_6[panel]["outer_iterations"])
+            for panel in SWEEPS
+        ],
+        *[table for table in reptile if table not in first],
+        Experiment(ablations, "Around Table 3", varied, TABLE_3[5]["outer_iterations"]),
+        Experiment(ablations, "What may be faster", faster, TABLE_3[5]["outer_iterations"]),
+        *[table for table in tables if table not in reptile],
+    ]
+    return {experiment.name: experiment for experiment in found}
+
+
+def _leaves(runs: Any) -> Iterator[Any]:
+    for node in runs.values() if isinstance(runs, dict) else runs:
+        if isinstance(node, dict | list):
+            yield from _leaves(node)
+        else:
+            yield node

@@ -1,111 +1,18 @@
-"""What records say: final accuracies, and whether a claim about them holds, does not, or cannot be told."""
+"""What the paper says of its tables and figures, and whether records bear it out: yes, no, or it cannot be told."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy.special import stdtrit
 
-from .report import mean_and_spread, percent
-from .store import Record
+from ..runs.records import Record
+from .catalogue import TRAININGS, training_of
+from .report import scale, task_name
+from .settings import SWEPT, TABLE_1, TABLE_2
+from .statistics import SETTINGS, above, cells_of_row, exceeds, gain, shots_of
 
-SETTINGS = {"alone": "non-transductive", "transductive": "transductive"}
-"""How held-out images are classified (Section 6.1): a record's word for it, and the reader's."""
-
-
-def final_accuracies(trainings: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
-    """Final accuracy of several trainings, mean ± standard deviation over seeds, in every setting that they have.
-
-    `trainings` maps a label to records of `FewShotClassification` runs, one a seed; `what` heads the labels' column.
-    """
-    rows = []
-    for label, records in trainings.items():
-        row = {what: label}
-        for shots in records[0].config["eval_shots"]:
-            for setting, name in SETTINGS.items():
-                kept = [r.results[f"{shots}-shot"][setting]["mean"] for r in records if r.status == "finished"]
-                cell = percent(*mean_and_spread([100 * value for value in kept])) if kept else "diverged"
-                row[f"{shots}-shot, {name}"] = cell
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-Cells = Sequence[Mapping[str, Any]]
-
-
-def over_tasks(cells: Cells) -> tuple[float, float]:
-    """Accuracy in percent, mean over seeds, and half its 95 % interval over evaluation tasks.
-
-    `cells` are the seeds' own. Seeds are independent, so that the interval of their mean shrinks with their number.
-    """
-    interval = np.sqrt(np.square([cell["ci95"] for cell in cells]).sum()) / len(cells)
-    return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
-
-
-def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
-    """Whether the accuracy of some cells (`over_tasks`) is more than `by` percentage points above that of others.
-
-    `None` where that cannot be told: the difference is `by` within its 95 % interval over evaluation tasks, or there
-    are no cells. Both may have the same tasks, so that the interval is on the wide side.
-    """
-    if not better or not worse:
-        return None
-    (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
-    beyond = high - low - by
-    return None if abs(beyond) <= np.hypot(wide, narrow) else bool(beyond > 0)
-
-
-def above(
-    better: Sequence[Record],
-    worse: Sequence[Record],
-    by: float | int = 0,
-    shots: str = "5-shot",
-    setting: str = "alone",
-) -> bool | None:
-    """Whether trainings end more than `by` percentage points of accuracy above others (below, where it is negative).
-
-    `None` where that cannot be told (`exceeds`), also because all of either diverged.
-    """
-    return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
-
-
-def cells_of(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
-    """What each seed's final evaluation found; nothing of those that diverged."""
-    return [record.results[shots][setting] for record in records if record.status == "finished"]
-
-
-def gain(records: Sequence[Record], reference: Sequence[Record], shots: str, setting: str) -> tuple[float, float]:
-    """Points of accuracy that trainings gain on those of a reference with the same seeds, mean over seeds.
-
-    Also half its 95 % interval over seeds (Student's t), NaN of one seed. Both are NaN where no seed finished in both.
-    """
-    here, there = (
-        {r.config["seed"]: 100 * r.results[shots][setting]["mean"] for r in some if r.status == "finished"}
-        for some in (records, reference)
-    )
-    gains = [here[seed] - there[seed] for seed in here if seed in there]
-    if not gains:
-        return np.nan, np.nan
-    mean, spread = mean_and_spread(gains)
-    return mean, float(stdtrit(len(gains) - 1, 0.975) * spread / np.sqrt(len(gains)))
-
-
-def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
-    """What several trainings `gain` on a reference in every setting that they have.
-
-    `others` maps a label to records, one a seed; `what` heads the labels' column.
-    """
-    rows = []
-    for label, records in others.items():
-        row = {what: label}
-        for shots in (f"{n}-shot" for n in records[0].config["eval_shots"]):
-            for setting, name in SETTINGS.items():
-                points, interval = gain(records, reference, shots, setting)
-                cell = f"{points:+.2f}" if np.isnan(interval) else f"{points:+.2f} ± {interval:.2f}"
-                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else cell
-        rows.append(row)
-    return pd.DataFrame(rows)
+Claims = dict[str, bool | None]
+"""By claim, whether it holds; `None` where that cannot be told."""
 
 
 def every(answers: Iterable[bool | None]) -> bool | None:
@@ -120,3 +27,145 @@ def verdict(claim: str, holds: bool | np.bool_ | None, note: str = "") -> str:
     """A line that says whether a claim holds; where it does not seem to, at which scale (`note`, from `scale`)."""
     said = {True: "holds", False: "does not hold", None: "cannot be told"}[None if holds is None else bool(holds)]
     return f"{said}{' at this scale' if note and not holds else ''}: {claim}"
+
+
+def verdicts(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What Section 6.1 says of Tables 1 and 2, and whether the records bear it out: a line for each claim.
+
+    A claim is left out where one of its cells was not run, and one that compares algorithms where one of the two was
+    not trained for as long as in the paper.
+    """
+    found = []
+    for dataset, ways, claim, *rows in _claims(records):
+        trainings = [training_of(dataset, *row, ways) for row in rows]
+        used = [records.get(training, ()) for training in trainings]
+        cells = [cells_of_row(some, *row) for some, row in zip(used, rows, strict=True)]
+        if all(cells):
+            whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
+            note = "; ".join(filter(None, map(scale, used, whole)))
+            found.append(verdict(f"{task_name(used[0][0])}{claim}", exceeds(*cells), note))
+    return found
+
+
+def _claims(records):
+    """Dataset, ways, claim, and two rows, (algorithm, shots), the first of which should be above the second."""
+    for dataset, paper in (("omniglot", TABLE_2), ("mini-imagenet", TABLE_1)):
+        best, other = ("Reptile", "MAML") if dataset == "mini-imagenet" else ("MAML", "Reptile")
+        for shots, ways in next(iter(paper.values())):
+            transductive = [(f"{algorithm} + Transduction", shots) for algorithm in (best, other)]
+            helped = (
+                f" {shots}-shot: transduction helps Reptile",
+                ("Reptile + Transduction", shots),
+                ("Reptile", shots),
+            )
+            yield dataset, ways, *helped
+            if all(_whole(records, training_of(dataset, *row, ways)) for row in transductive):
+                yield dataset, ways, f" {shots}-shot: {best} is ahead of {other}", *transductive
+            if shots == 5:
+                yield dataset, ways, ": five shots beat one", ("Reptile", 5), ("Reptile", 1)
+
+
+def _whole(records, training):
+    """Whether a training was done at the paper's length."""
+    found = records.get(training, ())
+    return bool(found) and found[0].config["outer_iterations"] >= TRAININGS[training]["outer_iterations"]
+
+
+def figure_3(curves: Mapping[str, Sequence[Record]]) -> Claims:
+    """Section 6.2 on the combinations of gradients that were trained, by label (`settings.COMBINATIONS`)."""
+
+    def growing(*labels):
+        there = [curves[label] for label in labels if label in curves]
+        return every(above(more, fewer) for fewer, more in zip(there, there[1:], strict=False))
+
+    sums, averages = ("g1+g2", "g1+g2+g3", "g1+g2+g3+g4"), ("½(g1+g2)", "⅓(g1+g2+g3)", "¼(g1+g2+g3+g4)")
+    pairs = [(curves[s], curves[a]) for s, a in zip(sums, averages, strict=True) if s in curves]
+    others = [records for label, records in curves.items() if label != "g1"]
+    return {
+        "g1 alone is more than five points below every other combination": every(
+            above(records, curves["g1"], by=5) for records in others
+        ),
+        "sums over more batches are above those over fewer": growing(*sums),
+        "averages over more batches are above those over fewer": growing(*averages),
+        "last gradients (FOMAML) over more batches are above those over fewer": growing("g2", "g3", "g4"),
+        "sums are above averages": every(above(*pair) for pair in pairs),
+        "two-step Reptile is worse than two-step FOMAML": above(curves["g2"], curves["g1+g2"]),
+    }
+
+
+def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]) -> Claims:
+    """Section 6.3 on the panels of Figure 4, by panel, line (`settings.LINES`) and swept value."""
+    shared, mixed = "FOMAML, shared tail, cycle", "FOMAML, shared tail, replacement"
+    separate, reptile = "FOMAML, separate tail, cycle", "Reptile"
+    without_overlap = {"4a": 4, "4b": 25}
+
+    def throughout(panel, better, worse):
+        lines = panels[panel]
+        values = [v for v in lines[better] if v > without_overlap[panel] and v in lines[worse]]
+        return every(above(lines[better][v], lines[worse][v]) for v in values)
+
+    def keeps_up(panel, line):
+        points = panels[panel][line]
+        return above(points[max(points)], points[without_overlap[panel]], by=-2)
+
+    at_4 = {line: points[4] for line, points in panels["4a"].items()}
+    full = panels["4c"][shared]
+    found = {
+        "4a: with four iterations shared-tail FOMAML is within five points of separate-tail": above(
+            at_4[shared], at_4[separate], by=-5
+        ),
+        "4a: from five on, shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile": every(
+            throughout("4a", line, shared) for line in (separate, reptile)
+        ),
+        "4a: from five on, shared-tail FOMAML, cycling, is below itself with replacement, which degrades more "
+        "gradually": throughout("4a", mixed, shared),
+        "4b: beyond batches of 25 shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile": every(
+            throughout("4b", line, shared) for line in (separate, reptile)
+        ),
+        "4c: every outer step size leaves shared-tail FOMAML with full batches below Reptile with batches of 25": every(
+            above(at_4[reptile], records) for records in full.values()
+        ),
+    }
+    for panel, what in (("4a", "4 iterations"), ("4b", "25 images a batch")):
+        for line in (separate, reptile):
+            found[f"{panel}: {line} loses less than two points from {what} to the most"] = keeps_up(panel, line)
+    return found
+
+
+def around_table_3(ablations: Mapping[str, Mapping[Any, Sequence[Record]]]) -> Claims:
+    """Appendix A, footnote 1 and Sections 6.1 and 7, on what is varied around Table 3 (`settings.ABLATIONS`)."""
+    table_3 = ablations["algorithm"]["reptile"]
+    shots = shots_of(table_3)
+    found: Claims = {}
+    for swept, what in SWEPT.items():
+        others = [records for records in ablations[swept].values() if records != table_3]
+        if swept != "adam_b1":
+            found[f"{what}: moves {shots[-1]} accuracy by less than two points"] = every(
+                above(a, b, by=-2, shots=shots[-1]) for other in others for a, b in ((other, table_3), (table_3, other))
+            )
+    strongest = list(ablations["adam_b1"])[-1]
+    for s in shots:
+        found |= {
+            f"momentum reduces {s} accuracy (β₁ = 0 above {strongest:g})": above(
+                table_3, ablations["adam_b1"][strongest], shots=s
+            ),
+            f"never resetting Adam's state is better than resetting it, {s}": above(
+                table_3, ablations["reset_optimiser"][True], shots=s
+            ),
+            f"joint training is below Reptile, {s}": above(table_3, ablations["algorithm"]["joint"], shots=s),
+        }
+    return found
+
+
+def faster(runs: Mapping[Any, Sequence[Record]]) -> Claims:
+    """Whether each value of something that makes a program faster is within a point of the first, the reference."""
+    (reference, records), *others = runs.items()
+    found: Claims = {}
+    for label, other in others:
+        for shots in shots_of(records):
+            for setting, name in SETTINGS.items():
+                points, interval = gain(other, records, shots, setting)
+                unclear = np.isnan(interval) or abs(abs(points) - 1) <= interval
+                claim = f"{label} is within a point of {reference}, {shots}, {name}"
+                found[claim] = None if unclear else bool(abs(points) < 1)
+    return found

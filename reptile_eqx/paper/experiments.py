@@ -1,87 +1,57 @@
 """The paper's experiments as run configurations: frozen dataclasses that say all a result depends on.
 
-A configuration describes one seed. Those that differ only in `numbers` share one compiled program. `store.run`
-trains any class with the members these have: `name`, `seed`, `outer_iterations`, `curve_points`, `precision`,
-`numbers`, `measured` (the fields that matter to measurements alone, so that runs which differ in them share a
-training; `eval_tasks` is the one that may change without the curve being measured again), `learner(shared)` and
-`measurements(shared, final)`. Each of `numbers` has a plain default and may be 0, which stands for it in
-`same_program`.
+A configuration describes one seed; `runs.configuration.Configuration` says what its members mean.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
-from .evaluation import adaptation, few_shot_accuracy
-from .inner import mean_squared_error, reference_adam, sum_cross_entropy
-from .meta import MetaGradient, gradient_combination, maml, resetting
-from .nn import MiniImageNetNetwork, OmniglotNetwork, sine_network
-from .tasks import SCHEDULES, Examples, FewShot, ImagesByClass, SineWaves, count_examples
+from ..datasets.common import ImageClasses
+from ..evaluation import adaptation, few_shot_accuracy, mean_and_interval
+from ..losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
+from ..meta import MetaGradient, fomaml, gradient_combination, joint_training, maml, reptile, resetting
+from ..nn import sine_network
+from ..optimisers import Number, annealed_sgd, merge_adam, merge_average, reference_adam
+from ..runs.configuration import Measurement, Numbers
+from ..tasks import SCHEDULES, FewShot, SineWaves
+from ..training import Learner
 from .theory import flatten
-from .training import Learner, State, annealed_sgd, merge_adam, merge_average
-
-# A configuration's `numbers` are plain for people and traced inside the program that several of them share.
-Number = float | int | Float[Array, ""]
-Seed = int | Integer[Array, ""]
-
-
-class Measurement(NamedTuple):
-    """Something measured on a trained state: `measure(state, key)` for each of `tasks` keys, then summarised.
-
-    `measure` is part of a compiled program and returns a pytree of arrays; `summarise` turns that pytree, with a
-    leading axis of tasks, into what a record keeps (JSON). One name stands for one `measure`, along training and at the
-    end. A GPU takes up to `at_once` tasks at a time, which bounds its memory.
-    """
-
-    name: str
-    tasks: int
-    measure: Callable[[State, PRNGKeyArray], PyTree[Array]]
-    summarise: Callable[[PyTree[np.ndarray]], Any]
-    at_once: int = 500
-
-
-def mean_and_interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean over the first axis (tasks) and half the width of its 95 % interval, as lists or numbers for JSON."""
-    values = np.asarray(values, np.float64)
-    count = values.shape[0]
-    spread = values.std(0, ddof=1) if count > 1 else np.full(values.shape[1:], np.nan)
-    return {"mean": values.mean(0).tolist(), "ci95": (1.96 * spread / count**0.5).tolist(), "tasks": count}
-
-
-def mean_cross_entropy(model: PyTree, batch: Examples) -> Float[Array, ""]:
-    """Cross-entropy averaged over the batch: MAML's loss in Finn et al.'s experiments."""
-    return sum_cross_entropy(model, batch) / count_examples(batch)
-
 
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
 """What `loss` names."""
 
 
-def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformation) -> MetaGradient:
-    """The meta-gradient that a configuration's `algorithm` names."""
-    k = config.inner_iterations
+_SPLIT = 1  # the random stream that shuffles a dataset's classes
+
+
+def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformation, weights: Any = ()) -> MetaGradient:
+    """The meta-gradient that a configuration's `algorithm` names; a combination's has these `weights`."""
+    steps, apart = config.inner_iterations, config.tail > 0
     settings = dict(batch_size=config.inner_batch_size, schedule=SCHEDULES[config.schedule])
     if config.algorithm == "maml":
-        return maml(loss, optimiser, steps=k, separate_tail=config.tail > 0, **settings)
-    weights = (0.0,) * (k - 1) + (1.0,) if config.algorithm == "fomaml" else (1.0,) * k
-    weights = config.weights if config.algorithm == "combination" else weights
-    return gradient_combination(loss, optimiser, weights, separate_tail=config.tail > 0, **settings)
+        return maml(loss, optimiser, steps=steps, separate_tail=apart, **settings)
+    if config.algorithm == "fomaml":
+        return fomaml(loss, optimiser, steps=steps, separate_tail=apart, **settings)
+    if config.algorithm == "combination":
+        return gradient_combination(loss, optimiser, weights, separate_tail=apart, **settings)
+    if config.algorithm == "joint":
+        return joint_training(loss, optimiser, **settings)
+    return reptile(loss, optimiser, steps=steps, **settings)
 
 
-def _outer(config: Any) -> optax.GradientTransformation:
+def _outer(config: Any, numbers: Numbers) -> optax.GradientTransformation:
     """Annealed SGD as in the paper, or Adam as MAML has it, with `outer_step_size` as its learning rate."""
     if config.outer_optimiser == "adam":
-        return optax.adam(config.outer_step_size)
-    return annealed_sgd(config.outer_step_size, config.outer_iterations)
+        return optax.adam(numbers["outer_step_size"])
+    return annealed_sgd(numbers["outer_step_size"], config.outer_iterations)
 
 
 def _check(config: Any, algorithms: tuple[str, ...]) -> None:
@@ -98,8 +68,7 @@ def _check(config: Any, algorithms: tuple[str, ...]) -> None:
         _require("curve_tasks", config.curve_tasks, config.curve_tasks >= 2, "2 or more, to have an interval")
     for field in set(config.numbers) - {"weights"}:
         number = getattr(config, field)
-        if isinstance(number, int | float):  # Inside a compiled program it is traced.
-            _require(field, number, 0 <= number < math.inf, "a finite number, 0 or more")
+        _require(field, number, 0 <= number < math.inf, "a finite number, 0 or more")
     if config.algorithm == "joint":
         _require("inner_iterations", config.inner_iterations, config.inner_iterations == 1, "1 for joint training")
 
@@ -121,19 +90,20 @@ class SineRegression:
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "inner_step_size", "outer_step_size")
     measured: ClassVar[tuple[str, ...]] = ("eval_tasks", "eval_inner_iterations", "eval_step_size", "shown_task")
+    counts: ClassVar[tuple[str, ...]] = ("eval_tasks",)
     precision: ClassVar[str] = "float32"
 
     algorithm: str = "reptile"
     training_points: int = 0
-    inner_step_size: Number = 0.02
+    inner_step_size: float | int = 0.02
     inner_batch_size: int = 10
     inner_iterations: int = 5
     schedule: str = "cycle"
     outer_optimiser: str = "sgd"
-    outer_step_size: Number = 0.1
+    outer_step_size: float | int = 0.1
     outer_iterations: int = 30_000
     meta_batch_size: int = 1
-    seed: Seed = 0
+    seed: int = 0
     curve_points: int = 10
     curve_tasks: int = 100
     eval_tasks: int = 1000
@@ -159,13 +129,13 @@ class SineRegression:
         """What the run is called in the store."""
         return f"sine-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
-    def learner(self, shared: None = None) -> Learner:
+    def learner(self, data: None, numbers: Numbers) -> Learner:
         """The training that this configuration describes."""
         tasks = SineWaves(points=self.training_points) if self.training_points else SineWaves(spaced=True)
-        gradient = _gradient(self, mean_squared_error, optax.sgd(self.inner_step_size))
-        return Learner(sine_network, tasks, gradient, _outer(self), self.meta_batch_size)
+        gradient = _gradient(self, mean_squared_error, optax.sgd(numbers["inner_step_size"]))
+        return Learner(sine_network, tasks, gradient, _outer(self, numbers), self.meta_batch_size)
 
-    def measurements(self, shared: None = None, *, final: bool) -> tuple[Measurement, ...]:
+    def measurements(self, data: None, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
         """Eq. 8 against the number of gradient steps; at the end also the figure's task, curve by curve."""
         tasks = SineWaves(points=10)
         optimiser = optax.sgd(self.eval_step_size)
@@ -213,7 +183,7 @@ class SineAnalysis(SineRegression):
 
     measured: ClassVar[tuple[str, ...]] = ()  # All that is measured is measured along the way.
 
-    def measurements(self, shared: None = None, *, final: bool) -> tuple[Measurement, ...]:
+    def measurements(self, data: None, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
         """What the class says, along training."""
         tasks = SineWaves(points=20)
 
@@ -248,16 +218,15 @@ class SineAnalysis(SineRegression):
 class FewShotClassification:
     """Section 6: N-way classification, trained once and evaluated at several shots. Defaults: Table 3, 5-way.
 
-    `dataset` names the images that are passed as `shared`. The classes of "mini-imagenet" are in the order of the
-    published split: `train_classes` to train on, `validation_classes` that nothing here uses, and the rest to
-    evaluate on. Those of any other dataset are shuffled by the seed first, and each one to train on is also turned by
-    90°, 180° and 270°. The network is the dataset's.
+    `dataset` names the dataset that is trained on, whose facts say whether the seed shuffles its classes first and
+    whether they are turned, and make the network. `train_classes` are trained on, `validation_classes` are what nothing
+    here uses, and the rest is evaluated on.
 
     `algorithm` is "reptile", "joint", "fomaml", "maml", or "combination" with the given `weights`, one for each inner
     iteration. Of the `training_shots`, `tail` are set aside for the last batch (a separate tail; 0: shared).
     `optimiser` is "adam" (β₁ = `adam_b1`, rolling state unless `reset_optimiser`) or "sgd", `loss` "sum" or "mean".
-    `order` is "exact", the tasks of a meta-batch one after another as the authors have them, or "parallel", side by
-    side with the optimiser's states merged (`training.Learner`).
+    `order` is "exact", the tasks of a meta-batch one after another as the authors have them, or "parallel", all from
+    the same state of the optimiser, with the states that they leave merged (`training.Learner`).
     `precision` is that of the convolutions' products, on a GPU of all: "float32", or "tensorfloat32" or "bfloat16",
     which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is about "tensorfloat32".
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
@@ -265,30 +234,31 @@ class FewShotClassification:
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "weights")
     measured: ClassVar[tuple[str, ...]] = ("eval_shots", "eval_tasks", "eval_inner_iterations", "eval_inner_batch_size")
+    counts: ClassVar[tuple[str, ...]] = ("eval_tasks",)
 
     dataset: str = "omniglot"
     train_classes: int = 1200
     validation_classes: int = 0
     ways: int = 5
     algorithm: str = "reptile"
-    weights: tuple[float, ...] | list[float] | Float[Array, " k"] = ()
+    weights: tuple[float, ...] | list[float] = ()
     tail: int = 0
     optimiser: str = "adam"
     adam_b1: float = 0.0
     reset_optimiser: bool = False
     loss: str = "sum"
-    learning_rate: Number = 1e-3
+    learning_rate: float | int = 1e-3
     inner_batch_size: int = 10
     inner_iterations: int = 5
     schedule: str = "cycle"
     training_shots: int = 10
     outer_optimiser: str = "sgd"
-    outer_step_size: Number = 1.0
+    outer_step_size: float | int = 1.0
     outer_iterations: int = 100_000
     meta_batch_size: int = 5
     order: str = "exact"
     precision: str = "float32"
-    seed: Seed = 0
+    seed: int = 0
     curve_points: int = 20
     curve_tasks: int = 100
     eval_shots: tuple[int, ...] | list[int] = (1, 5)
@@ -326,11 +296,11 @@ class FewShotClassification:
         """What the run is called in the store."""
         return f"{self.dataset}-{self.ways}way-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
-    def inner_optimiser(self) -> optax.GradientTransformation:
-        """The inner loop's optimiser."""
+    def inner_optimiser(self, learning_rate: Number) -> optax.GradientTransformation:
+        """The inner loop's optimiser, with this learning rate."""
         if self.optimiser == "sgd":
-            return optax.sgd(self.learning_rate)
-        return reference_adam(self.learning_rate, b1=self.adam_b1)
+            return optax.sgd(learning_rate)
+        return reference_adam(learning_rate, b1=self.adam_b1)
 
     @property
     def eval_batch_sizes(self) -> tuple[int, ...]:
@@ -338,66 +308,64 @@ class FewShotClassification:
         size = self.eval_inner_batch_size
         return size if isinstance(size, tuple) else (size,) * len(self.eval_shots)
 
-    def network(self, key: PRNGKeyArray) -> OmniglotNetwork | MiniImageNetNetwork:
-        """A fresh network for the dataset's images."""
-        network = MiniImageNetNetwork if self.dataset == "mini-imagenet" else OmniglotNetwork
-        return network(self.ways, key=key)
-
-    def _tasks(self, images, *, training: bool, shots: int, queries: int) -> FewShot:
-        order, published = jnp.arange(images.shape[0]), self.dataset == "mini-imagenet"
-        rest = images.shape[0] - self.validation_classes
+    def tasks(self, data: ImageClasses, numbers: Numbers, *, training: bool, shots: int, queries: int) -> FewShot:
+        """The task distribution on the classes to train on or, without `training`, on those to evaluate on."""
+        count, facts = data.images.shape[0], data.facts
+        rest = count - self.validation_classes
         _require("train_classes", self.train_classes, 0 < self.train_classes < rest,
-                 f"1 to {rest - 1} of the {images.shape[0]} classes, so that some are left to evaluate on")  # fmt: skip
-        if not published:
-            order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(self.seed), 1), order)
+                 f"1 to {rest - 1} of the {count} classes, so that some are left to evaluate on")  # fmt: skip
+        order = jnp.arange(count)
+        if facts.shuffled:
+            order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(numbers["seed"]), _SPLIT), order)
         classes = order[: self.train_classes] if training else order[self.train_classes + self.validation_classes :]
-        return FewShot(images, classes, self.ways, shots, queries, rotations=training and not published)
+        return FewShot(data.images, classes, self.ways, shots, queries, rotations=training and facts.turned)
 
-    def learner(self, shared: ImagesByClass | None) -> Learner:
-        """The training that this configuration describes, on images by class."""
-        if shared is None:
-            raise ValueError(f"{self.name} takes images by class, and none were given")
-        size = (84, 84, 3) if self.dataset == "mini-imagenet" else (28, 28, 1)
-        if shared.shape[2:] != size:
+    def _check_data(self, data):
+        if not isinstance(data, ImageClasses):
             raise ValueError(
-                f"the network for {self.dataset!r} takes images of {size}, height, width and channels; given "
-                f"{shared.shape[2:]}: resize them, or train a network of your own with `Learner`"
+                f"{self.name} takes a dataset of images by class, such as datasets.load({self.dataset!r}); given "
+                f"{'none' if data is None else type(data).__name__}"
             )
-        gradient = _gradient(self, LOSSES[self.loss], self.inner_optimiser())
-        merge = merge_adam(b2=0.999, b1=self.adam_b1) if self.optimiser == "adam" else merge_average
+        _require("dataset", self.dataset, self.dataset == data.name, f"{data.name!r}, the dataset given")
+        if data.images.shape[2:] != data.facts.shape[2:]:
+            raise ValueError(
+                f"the network for {self.dataset!r} takes images of {data.facts.shape[2:]}, height, width and channels; "
+                f"given {data.images.shape[2:]}: resize them, or train a network of your own with `Learner`"
+            )
+
+    def learner(self, data: Any, numbers: Numbers) -> Learner:
+        """The training that this configuration describes, on a dataset."""
+        self._check_data(data)
+        optimiser = self.inner_optimiser(numbers["learning_rate"])
+        gradient = _gradient(self, LOSSES[self.loss], optimiser, numbers["weights"])
+        merge = merge_adam(b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(
-            self.network,
-            self._tasks(shared, training=True, shots=self.training_shots - self.tail, queries=self.tail),
+            lambda key: data.facts.network(self.ways, key=key),
+            self.tasks(data, numbers, training=True, shots=self.training_shots - self.tail, queries=self.tail),
             resetting(gradient) if self.reset_optimiser else gradient,
-            _outer(self),
+            _outer(self, numbers),
             self.meta_batch_size,
             merge if self.order == "parallel" else None,
         )
 
-    def measurements(self, shared: ImagesByClass, *, final: bool) -> tuple[Measurement, ...]:
+    def measurements(self, data: ImageClasses, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
         """Accuracy on unseen classes, alone and transductive, at each of `eval_shots`."""
+        optimiser = self.inner_optimiser(numbers["learning_rate"])
 
         def at(shots, batch_size):
-            tasks = self._tasks(shared, training=False, shots=shots, queries=1)
+            tasks = self.tasks(data, numbers, training=False, shots=shots, queries=1)
+            adapting = dict(steps=self.eval_inner_iterations, batch_size=batch_size)
 
             def accuracy(state, key):
                 task_key, batch_key = jax.random.split(key)
-                return few_shot_accuracy(
-                    LOSSES[self.loss],
-                    self.inner_optimiser(),
-                    state.model,
-                    state.inner,
-                    tasks(task_key),
-                    batch_key,
-                    steps=self.eval_inner_iterations,
-                    batch_size=batch_size,
-                )._asdict()
+                given = LOSSES[self.loss], optimiser, state.model, state.inner, tasks(task_key), batch_key
+                return few_shot_accuracy(*given, **adapting)._asdict()
 
             def summarise(values):
                 return {setting: mean_and_interval(shares) for setting, shares in values.items()}
 
             # Alone, each held-out image is classified with the whole support beside it.
-            pixels = self.ways * (self.ways * shots + 1) * math.prod(shared.shape[2:4])
+            pixels = self.ways * (self.ways * shots + 1) * math.prod(data.images.shape[2:4])
             return Measurement(
                 name=f"{shots}-shot",
                 tasks=self.eval_tasks if final else self.curve_tasks,
@@ -407,14 +375,3 @@ class FewShotClassification:
             )
 
         return tuple(map(at, self.eval_shots, self.eval_batch_sizes))
-
-
-def same_program(config: Any) -> Any:
-    """The configuration with its `numbers` blanked: equal for runs that one compiled program can train."""
-
-    def blank(value):
-        return (0.0,) * len(value) if isinstance(value, tuple) else type(value)(0)
-
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    blanks = {name: blank(getattr(config, name) if defaults[name] == () else defaults[name]) for name in config.numbers}
-    return dataclasses.replace(config, **blanks)

@@ -1,19 +1,18 @@
 """The paper's figures, drawn from run records alone."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
-from .claims import SETTINGS
-from .report import finished, task_name
-from .store import Record
+from ..runs.records import Record
+from .report import task_name
+from .settings import SWEPT
+from .statistics import SETTINGS, finished, shots_of
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
@@ -254,15 +253,6 @@ def figure_4(
     return figure
 
 
-SWEPT = {
-    "learning_rate": "Adam's learning rate",
-    "inner_batch_size": "inner batch size (images)",
-    "inner_iterations": "inner iterations",
-    "meta_batch_size": "meta-batch size (tasks)",
-    "adam_b1": "momentum in the inner loop, β₁",
-}
-
-
 def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: str = "") -> Figure:
     """Final accuracy against each of `SWEPT`, a panel each, its values evenly spaced; bars: range over seeds."""
     columns = min(2, len(sweeps))
@@ -271,7 +261,7 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
     figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, (swept, points) in zip(grid.ravel(), sweeps.items(), strict=False):
         places, groups = range(len(points)), list(points.values())
-        for shots, colour in zip(_shots(groups), (BLUE, VERMILION), strict=False):
+        for shots, colour in zip(shots_of(groups[0]), (BLUE, VERMILION), strict=False):
             for setting, style in (("transductive", "-"), ("alone", "--")):
                 value = _accuracy(shots, setting)
                 label = f"{shots}, {SETTINGS[setting]}"
@@ -292,7 +282,7 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
 
 def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
     """Learning curves of a few variants of a training, a panel for each of its shots; shaded: range over seeds."""
-    shown = _shots(variants.values())
+    shown = shots_of(next(iter(variants.values())))
     size = (4.6 * len(shown), 3.8)
     figure, row = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
     looks = ((BLUE, "-"), (ORANGE, "--"), (VERMILION, "-."))
@@ -308,11 +298,6 @@ def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", se
     title = f"5-way Omniglot, around Table 3, unseen classes, {tasks} tasks a point"
     figure.suptitle(_noted(title, note), fontsize=10)
     return figure
-
-
-def _shots(groups: Iterable[Sequence[Record]]) -> list[str]:
-    """What the trainings are evaluated at, such as "1-shot"."""
-    return [f"{shots}-shot" for shots in next(iter(groups))[0].config["eval_shots"]]
 
 
 def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -420,50 +405,4 @@ def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:
     row[0].set_ylabel("$\\phi_2$")
     row[0].set_title("Figure 2: exact projection (eqs. 45-47)", fontsize=10)
     row[1].set_title("partial minimisation by k gradient steps", fontsize=10)
-    return figure
-
-
-def speed(
-    growth: Mapping[str, Mapping[str, Mapping[int, float]]], papers: Mapping[str, Mapping[str, Any]], title: str
-) -> Figure:
-    """How the rate of training changes along each axis that was measured, and what the paper's configurations reach.
-
-    **Arguments:**
-
-    - `growth`: by an axis's label and a workload's name, images a second (from the axis's values), as a share of those
-      of the paper's configuration.
-    - `papers`: by workload, the paper's configuration's `share_of_peak` and `images_per_second`.
-    - `title`: above it all.
-    """
-    growth = {label: {n: line for n, line in lines.items() if len(line) > 1} for label, lines in growth.items()}
-    growth = {label: lines for label, lines in growth.items() if lines}
-    columns = min(3, len(growth) + 1)
-    rows = -(-(len(growth) + 1) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(4 * columns, 3.5 * rows), squeeze=False, layout="constrained")
-    *panels, bars = grid.ravel()[: len(growth) + 1]
-    for unused in grid.ravel()[len(growth) + 1 :]:
-        unused.remove()
-    looks = dict(zip(papers, zip((GREEN, BLUE, VERMILION, ORANGE), "o^sD", strict=True), strict=False))
-    for axes, (label, lines) in zip(panels, growth.items(), strict=True):
-        for name, line in lines.items():
-            colour, marker = looks[name]
-            axes.plot(list(line), list(line.values()), color=colour, marker=marker)
-        axes.set(xlabel=label, ylabel="images / s (paper's setting = 1)")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted({value for line in lines.values() for value in line}))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
-        axes.grid(alpha=0.25)
-    for i, (name, paper) in enumerate(papers.items()):
-        share = 100 * paper["share_of_peak"]
-        unit = "points" if name == "sine" else "images"
-        bars.bar(i, share, color=looks[name][0], width=0.6)
-        bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}\n{unit}/s", ha="center", va="bottom")
-    bars.set_xticks(range(len(papers)), ["\n".join(name.rsplit("-", 1)) for name in papers])
-    bars.tick_params(axis="x", labelsize=8)
-    bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
-    handles = [Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in looks.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(title, fontsize=11)
     return figure

@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from ..datasets import FACTS
+from ..files import replacing
+from ..inner import Loss, start_optimiser
+from ..runs.records import Record
+from ..training import skeleton
 from .experiments import LOSSES, FewShotClassification
-from .inner import Loss, start_optimiser
-from .store import Record, write_bytes
 
 FOLDER = Path(__file__).parent / "initialisations"
 LARGEST = 1_000_000
@@ -61,9 +64,8 @@ def load_pretrained(name: str | os.PathLike) -> Pretrained:
             arrays = eqx.tree_deserialise_leaves(file, _like(config))
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is not a whole initialisation as save_pretrained writes it: {error}") from error
-    return Pretrained(
-        *arrays, LOSSES[config.loss], config.inner_optimiser(), config, header["record"], header["results"]
-    )
+    optimiser = config.inner_optimiser(config.learning_rate)
+    return Pretrained(*arrays, LOSSES[config.loss], optimiser, config, header["record"], header["results"])
 
 
 def save_pretrained(path: str | os.PathLike, model: PyTree, inner: PyTree, record: Record) -> None:
@@ -92,19 +94,20 @@ def save_pretrained(path: str | os.PathLike, model: PyTree, inner: PyTree, recor
     size = len(content.getvalue())
     if size > LARGEST:
         raise ValueError(f"an initialisation may take {LARGEST:,} bytes; this one takes {size:,}")
-    write_bytes(Path(path), content.getvalue())
+    with replacing(Path(path)) as file:
+        file.write(content.getvalue())
 
 
 def _like(config):
     """Model and inner state in float32, whatever JAX is set to."""
 
     def fresh():
-        model = config.network(jax.random.PRNGKey(0))
-        return model, start_optimiser(config.inner_optimiser(), model)
+        model = FACTS[config.dataset].network(config.ways, key=jax.random.PRNGKey(0))
+        return model, start_optimiser(config.inner_optimiser(config.learning_rate), model)
 
     def narrow(leaf):
         dtype = jnp.float32 if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.int32
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
-    shapes, still = eqx.partition(eqx.filter_eval_shape(fresh), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-    return eqx.combine(jax.tree.map(narrow, shapes), still)
+    arrays, still = skeleton(fresh)
+    return eqx.combine(jax.tree.map(narrow, arrays), still)

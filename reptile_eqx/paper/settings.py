@@ -1,21 +1,7 @@
-"""The paper's hyper-parameters and numbers (Tables 1 to 6), and the profiles at which notebooks run.
+"""The paper's hyper-parameters, numbers and sweeps (Tables 1 to 6, Figures 3 and 4): data, no functions."""
 
-| profile | for |
-|---|---|
-| `smoke` | tests: every cell, tiny |
-| `quick` | a first look: minutes on two cores, real Omniglot where it can be had |
-| `paper` | the paper's scale; its records are kept in `figures/runs/` |
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from .experiments import FewShotClassification, SineAnalysis, SineRegression
-
-PROFILES = ("smoke", "quick", "paper")
-
-SINE_WAVES = "sine waves, drawn from the seed"
-"""Where the data of Sections 4 and 5 comes from, as their records say it."""
+SINE = dict(outer_iterations=30_000)
+"""Section 4: the length of the authors' published program; the paper gives none. `SineRegression` has the rest."""
 
 TABLE_3 = {
     5: dict(
@@ -99,167 +85,83 @@ TABLE_2 = {
 }
 """Table 2: accuracy on Omniglot in percent and its ±, by algorithm and `(shots, ways)`."""
 
-_SINE = {
-    "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10),
-    "quick": {},
-    "paper": {},
+_GRADIENTS = dict(
+    optimiser="sgd",
+    learning_rate=3e-3,
+    meta_batch_size=1,
+    outer_iterations=40_000,
+    eval_inner_iterations=5,
+    eval_inner_batch_size=25,
+    eval_shots=(5,),
+)
+TABLE_5 = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
+"""Table 5: hyper-parameters of Section 6.2, plain SGD inside and outside, no meta-batch."""
+
+TABLE_6 = {
+    "4a": _GRADIENTS | dict(inner_batch_size=25, outer_step_size=1.0, training_shots=20),
+    "4b": _GRADIENTS | dict(inner_iterations=4, outer_step_size=1.0, training_shots=20),
+    "4c": _GRADIENTS | dict(inner_batch_size=100, inner_iterations=4, training_shots=20),
 }
-_SINE_ANALYSIS = {
-    "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4),
-    "quick": dict(curve_points=20, curve_tasks=200),
-    "paper": dict(curve_points=20, curve_tasks=200),
+"""Table 6: hyper-parameters of Section 6.3, by panel of Figure 4; what a panel sweeps is left out."""
+
+COMBINATIONS = {
+    "g1": (1.0,),
+    "g2": (0.0, 1.0),
+    "g1+g2": (1.0, 1.0),
+    "½(g1+g2)": (0.5, 0.5),
+    "g3": (0.0, 0.0, 1.0),
+    "g1+g2+g3": (1.0, 1.0, 1.0),
+    "⅓(g1+g2+g3)": (1 / 3, 1 / 3, 1 / 3),
+    "g4": (0.0, 0.0, 0.0, 1.0),
+    "g1+g2+g3+g4": (1.0, 1.0, 1.0, 1.0),
+    "¼(g1+g2+g3+g4)": (0.25, 0.25, 0.25, 0.25),
 }
-_MAML = dict(training_points=10, inner_iterations=6, outer_optimiser="adam", outer_step_size=1e-3)
-# Joint training steps on all 50 points at once. MAML and FOMAML adapt to ten random points for five steps and are
-# judged by the 50 (`maml_setting_runs`).
-_SINE_ALGORITHMS = {"joint": dict(inner_batch_size=50, inner_iterations=1), "maml": _MAML, "fomaml": _MAML}
-_CLASSIFICATION = {
-    "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4),
-    "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
-    "paper": {},
+"""Figure 3's curves and their weights."""
+
+TAIL = 5
+"""Shots per class that a separate tail sets aside in Figure 4: one batch of 25."""
+
+LINES = {
+    "Reptile": dict(algorithm="reptile"),
+    "FOMAML, shared tail, cycle": dict(algorithm="fomaml"),
+    "FOMAML, shared tail, replacement": dict(algorithm="fomaml", schedule="replacement"),
+    "FOMAML, separate tail, cycle": dict(algorithm="fomaml", tail=TAIL),
+    "FOMAML, separate tail, replacement": dict(algorithm="fomaml", tail=TAIL, schedule="replacement"),
 }
-_SEEDS = {"smoke": (0, 1), "quick": (0, 1, 2), "paper": (0, 1, 2)}
+"""Figure 4's lines."""
 
-
-def seeds_of(
-    profile: str, seeds: int | Sequence[int] | None = None, defaults: dict[str, tuple[int, ...]] = _SEEDS
-) -> tuple[int, ...]:
-    """The training seeds of a profile; `seeds` overrides them: how many, or which."""
-    _check(profile)
-    if seeds is None:
-        return defaults[profile]
-    if isinstance(seeds, str) or not isinstance(seeds, int | Sequence):
-        raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    whole = all(isinstance(seed, int) and seed >= 0 for seed in chosen)
-    if not chosen or not whole or len(set(chosen)) < len(chosen):
-        raise ValueError(f"`seeds` is how many, or which, seeds (0 or greater, each once) to train; given {seeds!r}")
-    return chosen
-
-
-def sine_runs(
-    profile: str, algorithm: str, seeds: int | Sequence[int] | None = None, outer_iterations: int | None = None
-) -> list[SineRegression]:
-    """Section 4's trainings at a profile, one for each seed; `algorithm` as in `SineRegression`."""
-    settings = scaled(_SINE, profile, outer_iterations)
-    if algorithm == "random":
-        settings |= dict(outer_iterations=0, curve_points=0)
-    settings = _SINE_ALGORITHMS.get(algorithm, {}) | settings
-    return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
-
-
-def maml_setting_runs(profile: str, outer_iterations: int | None = None) -> dict[str, list[SineRegression]]:
-    """MAML on sine waves with other inner steps, tasks an iteration and inner step sizes, by setting, with one seed.
-
-    `smoke` varies the step size alone, which takes no other program.
-    """
-    settings = _MAML | scaled(_SINE, profile, outer_iterations) | dict(curve_points=0)
-    shapes = ((5, 1),) if profile == "smoke" else ((1, 1), (1, 4), (5, 1), (5, 4))
-    return {
-        f"{steps} inner step{'s' * (steps > 1)}, {tasks} task{'s' * (tasks > 1)}, α = {alpha}": [
-            SineRegression(
-                **settings | dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha),
-                algorithm="maml",
-            )
-        ]
-        for steps, tasks in shapes
-        for alpha in (0.01, 0.02)
-    }
-
-
-def analysis_runs(
-    profile: str, algorithm: str, seeds: int | Sequence[int] | None = None, outer_iterations: int | None = None
-) -> list[SineAnalysis]:
-    """The same trainings, watched along the way for Section 5."""
-    settings = _SINE_ALGORITHMS.get(algorithm, {}) | scaled(_SINE_ANALYSIS, profile, outer_iterations)
-    return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in seeds_of(profile, seeds)]
-
-
-def _finn(algorithm: str, dataset: str, ways: int, shots: int) -> dict:
-    """Finn et al.'s training for one cell: as many query as support images, on Mini-ImageNet 15 a class."""
-    tail = 15 if dataset == "mini-imagenet" else shots
-    return FINN[dataset, ways] | dict(
-        algorithm=algorithm,
-        training_shots=shots + tail,
-        tail=tail,
-        inner_batch_size=ways * shots,
-        eval_inner_batch_size=ways * shots,
-        eval_shots=(shots,),
-    )
-
-
-_DATA = {
-    "omniglot": dict(dataset="omniglot", train_classes=1200),
-    "mini-imagenet": dict(dataset="mini-imagenet", train_classes=64, validation_classes=16),
+SWEEPS = {
+    "4a": ("inner_iterations", (2, 3, 4, 5, 6, 8)),
+    "4b": ("inner_batch_size", (25, 50, 75, 100)),
+    "4c": ("outer_step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
 }
-TRAININGS = {
-    "omniglot-5way-reptile": _DATA["omniglot"] | dict(ways=5) | TABLE_3[5],
-    "omniglot-20way-reptile": _DATA["omniglot"] | dict(ways=20) | TABLE_3[20],
-    "mini-imagenet-5way-reptile": _DATA["mini-imagenet"] | dict(ways=5) | TABLE_4,
-} | {
-    f"{dataset}-{ways}way-{shots}shot-{algorithm}": _DATA[dataset]
-    | dict(ways=ways)
-    | _finn(algorithm, dataset, ways, shots)
-    for dataset, ways in FINN
-    for shots in (1, 5)
-    for algorithm in ("fomaml", "maml")
+"""What each panel of Figure 4 sweeps, and over which values."""
+
+ABLATIONS = {
+    "learning_rate": (3e-4, 1e-3, 3e-3),
+    "inner_batch_size": (5, 10, 20),
+    "inner_iterations": (2, 5, 10),
+    "meta_batch_size": (2, 5, 10),
+    "adam_b1": (0.0, 0.5, 0.9),
+    "reset_optimiser": (False, True),
+    "algorithm": ("reptile", "joint"),
 }
-"""The trainings that Tables 1 and 2 are made of, by name, in order of worth. Reptile's serve both shots."""
+"""What is varied around 5-way Reptile as in Table 3, and over which values: hyper-parameters that had little effect
+(Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
+training instead, fine-tuned like the others (Section 7)."""
 
+FASTER = {
+    "order": ("exact", "parallel"),
+    "precision": ("float32", "tensorfloat32", "bfloat16"),
+}
+"""What a faster program may change around the same training (`FewShotClassification`), and its values. The first is the
+reference's."""
 
-def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Which of `TRAININGS` a profile does: all at the paper's scale, else 5-way Omniglot; `names` overrides it."""
-    _check(profile)
-    if isinstance(names, str):
-        raise ValueError(f"`train` is a list of trainings, such as ['{next(iter(TRAININGS))}']; given {names!r}")
-    chosen = tuple(names) if names is not None else tuple(TRAININGS)[: None if profile == "paper" else 1]
-    unknown = [name for name in chosen if name not in TRAININGS]
-    if unknown:
-        raise ValueError(f"no training {', '.join(map(repr, unknown))}; there are {', '.join(TRAININGS)}")
-    return chosen
-
-
-def classification_runs(
-    name: str,
-    profile: str,
-    seeds: int | Sequence[int] | None = None,
-    outer_iterations: int | None = None,
-    eval_tasks: int | None = None,
-    **data: Any,
-) -> list[FewShotClassification]:
-    """One of `TRAININGS` at a profile, a run for each seed.
-
-    `outer_iterations` and `eval_tasks` override the profile's; `data` says what stands in for Omniglot, such as
-    `dataset="glyphs", train_classes=400`. Raises `ValueError` for a name that is not there.
-    """
-    trainings_of(profile, [name])
-    settings = TRAININGS[name] | scaled(_CLASSIFICATION, profile, outer_iterations) | data
-    if eval_tasks is not None:
-        settings["eval_tasks"] = eval_tasks
-    return [FewShotClassification(seed=seed, **settings) for seed in seeds_of(profile, seeds)]
-
-
-def order_of_tasks(profile: str, platform: str) -> str:
-    """The `order` of a meta-batch's tasks in Tables 1 and 2: "exact", but "parallel" at the paper's scale on a GPU.
-
-    There the tasks of all seeds make one batched program, and no loss of accuracy was seen (notebook 4).
-    """
-    return "parallel" if profile == "paper" and platform != "cpu" else "exact"
-
-
-def _check(profile):
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; there are {', '.join(PROFILES)}")
-
-
-def scaled(
-    profiles: Mapping[str, Mapping[str, Any]], profile: str, outer_iterations: int | None = None
-) -> dict[str, Any]:
-    """A profile's settings, with `outer_iterations` overridden; raises `ValueError` for fewer than one."""
-    _check(profile)
-    settings = dict(profiles[profile])
-    if outer_iterations is not None:
-        if not isinstance(outer_iterations, int) or outer_iterations < 1:
-            raise ValueError(f"`outer_iterations` is {outer_iterations!r}; expected a whole number, 1 or more")
-        settings["outer_iterations"] = outer_iterations
-    return settings
+SWEPT = {
+    "learning_rate": "Adam's learning rate",
+    "inner_batch_size": "inner batch size (images)",
+    "inner_iterations": "inner iterations",
+    "meta_batch_size": "meta-batch size (tasks)",
+    "adam_b1": "momentum in the inner loop, β₁",
+}
+"""The numbers among `ABLATIONS`, as readers know them."""

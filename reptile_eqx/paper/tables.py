@@ -1,15 +1,31 @@
-"""Tables 1 to 6: the paper's accuracies beside what is recorded, and its hyper-parameters from the settings used."""
+"""Tables as people read them: the paper's, filled from records, and those of Sections 4 to 7."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .claims import cells_of, exceeds, over_tasks, verdict
-from .presets import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TRAININGS
-from .report import mean_and_spread, percent, scale, task_name
-from .store import Record
-from .sweeps import TABLE_5, TABLE_6
+from ..runs.records import Record
+from .catalogue import TRAININGS, training_of
+from .settings import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6
+from .statistics import (
+    SETTINGS,
+    cells_of,
+    cells_of_row,
+    finished,
+    gain,
+    mean_and_spread,
+    over_tasks,
+    shots_of,
+    size_before_adaptation,
+)
+from .theory import Problem, average_terms, float64, predicted_coefficients, recovered_coefficients
+
+
+def percent(mean: float, spread: float) -> str:
+    """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
+    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
 
 
 def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
@@ -33,24 +49,12 @@ def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.
     return pd.DataFrame(rows)
 
 
-def training_of(dataset: str, algorithm: str, shots: int, ways: int) -> str:
-    """The name of the training (`presets.TRAININGS`) behind a cell of Tables 1 and 2."""
-    short = {"MAML + Transduction": f"{shots}shot-maml", "1st-order MAML + Transduction": f"{shots}shot-fomaml"}
-    return f"{dataset}-{ways}way-{short.get(algorithm, 'reptile')}"
-
-
-def _measured(records, algorithm, shots):
-    """What each seed's evaluation found for an algorithm's row; nothing of those that diverged."""
-    setting = "transductive" if "Transduction" in algorithm else "alone"
-    return cells_of(records, f"{shots}-shot", setting)
-
-
 _COLUMNS = ("Here", "Difference", "95 % over tasks", "Intervals meet", "Scale")
 
 
 def _cells(records, training, algorithm, shots, paper):
     """What was found, beside the paper's mean and ±."""
-    cells, nothing = _measured(records, algorithm, shots), dict.fromkeys(_COLUMNS, "")
+    cells, nothing = cells_of_row(records, algorithm, shots), dict.fromkeys(_COLUMNS, "")
     if not records:
         return nothing | {"Here": "not run"}
     iterations, whole = records[0].config["outer_iterations"], TRAININGS[training]["outer_iterations"]
@@ -61,7 +65,7 @@ def _cells(records, training, algorithm, shots, paper):
     tasks = " to ".join(f"{n:,}" for n in sorted({min(evaluated), max(evaluated)}))
     said = f"{iterations:,} of {whole:,} iterations, {seeds}{diverged}, {tasks} tasks"
     if records[0].config.get("order") == "parallel":
-        said += ", meta-batches side by side"
+        said += ", parallel order"
     if not cells:
         return nothing | {"Here": "diverged", "Scale": said}
     mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
@@ -76,46 +80,83 @@ def _cells(records, training, algorithm, shots, paper):
     }
 
 
-def verdicts(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What Section 6.1 says of Tables 1 and 2, and whether the records bear it out: a line for each claim.
+def final_accuracies(trainings: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
+    """Final accuracy of several trainings, mean ± standard deviation over seeds, in every setting that they have.
 
-    A claim is left out where one of its cells was not run, and one that compares algorithms where one of the two was
-    not trained for as long as in the paper.
+    `trainings` maps a label to records of `FewShotClassification` runs, one a seed; `what` heads the labels' column.
     """
-    found = []
-    for dataset, ways, claim, *rows in _claims(records):
-        trainings = [training_of(dataset, *row, ways) for row in rows]
-        used = [records.get(training, ()) for training in trainings]
-        cells = [_measured(some, *row) for some, row in zip(used, rows, strict=True)]
-        if all(cells):
-            whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
-            note = "; ".join(filter(None, map(scale, used, whole)))
-            found.append(verdict(f"{task_name(used[0][0])}{claim}", exceeds(*cells), note))
-    return found
+    rows = []
+    for label, records in trainings.items():
+        row = {what: label}
+        for shots in shots_of(records):
+            for setting, name in SETTINGS.items():
+                kept = [100 * cell["mean"] for cell in cells_of(records, shots, setting)]
+                row[f"{shots}, {name}"] = percent(*mean_and_spread(kept)) if kept else "diverged"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _claims(records):
-    """Dataset, ways, claim, and two rows, (algorithm, shots), the first of which should be above the second."""
-    for dataset, paper in (("omniglot", TABLE_2), ("mini-imagenet", TABLE_1)):
-        best, other = ("Reptile", "MAML") if dataset == "mini-imagenet" else ("MAML", "Reptile")
-        for shots, ways in next(iter(paper.values())):
-            transductive = [(f"{algorithm} + Transduction", shots) for algorithm in (best, other)]
-            helped = (
-                f" {shots}-shot: transduction helps Reptile",
-                ("Reptile + Transduction", shots),
-                ("Reptile", shots),
-            )
-            yield dataset, ways, *helped
-            if all(_whole(records, training_of(dataset, *row, ways)) for row in transductive):
-                yield dataset, ways, f" {shots}-shot: {best} is ahead of {other}", *transductive
-            if shots == 5:
-                yield dataset, ways, ": five shots beat one", ("Reptile", 5), ("Reptile", 1)
+def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
+    """What several trainings `gain` on a reference in every setting that they have.
+
+    `others` maps a label to records, one a seed; `what` heads the labels' column.
+    """
+    rows = []
+    for label, records in others.items():
+        row = {what: label}
+        for shots in shots_of(records):
+            for setting, name in SETTINGS.items():
+                points, interval = gain(records, reference, shots, setting)
+                cell = f"{points:+.2f}" if np.isnan(interval) else f"{points:+.2f} ± {interval:.2f}"
+                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else cell
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def _whole(records, training):
-    """Whether a training was done at the paper's length."""
-    found = records.get(training, ())
-    return bool(found) and found[0].config["outer_iterations"] >= TRAININGS[training]["outer_iterations"]
+def losses_by_setting(tried: Mapping[str, Record]) -> pd.DataFrame:
+    """Eq. 8 before and after adaptation for each of several `SineRegression` runs, with its interval over tasks."""
+    rows = []
+    for setting, record in tried.items():
+        loss = record.results.get("loss")
+        cells = {
+            f"loss after {n} steps": f"{loss['mean'][n]:.2f} ± {loss['ci95'][n]:.2f}" if loss else "diverged"
+            for n in (0, 1, 8, record.config["eval_inner_iterations"])
+        }
+        rows.append({"Setting": setting, **cells})
+    return pd.DataFrame(rows)
+
+
+def sine_summary(methods: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """Eq. 8 before and after adaptation for each method, mean ± standard deviation over seeds, and the size of f_φ."""
+    rows = []
+    for name, records in methods.items():
+        losses = np.array([record.results["loss"]["mean"] for record in finished(records)])
+        row = {"Method": name, "RMS of f before": f"{size_before_adaptation(records):.2f}"}
+        for step in (0, 1, 8, losses.shape[1] - 1):
+            mean, spread = mean_and_spread(losses[:, step])
+            row[f"loss after {step} steps"] = f"{mean:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def coefficient_rows(problems: dict[str, Problem], ks: dict[str, Sequence[int]], alpha: float) -> list[dict[str, Any]]:
+    """Predicted and recovered coefficients of each problem, for each of its k (eqs. 33-35, 37, 39, 41), as a table's
+    rows."""
+    rows = []
+    with float64():
+        for name, (loss, phi, tasks) in problems.items():
+            terms = average_terms(loss, phi, tasks)
+            for k in ks[name]:
+                recovered = recovered_coefficients(loss, phi, tasks, k, alpha, terms)
+                for algorithm, predicted in predicted_coefficients(k).items():
+                    for term, wanted, found in zip(
+                        ("AvgGrad", "-α AvgGradInner"), predicted, recovered[algorithm], strict=True
+                    ):
+                        row = {"Network": name, "Algorithm": algorithm, "k": k, "Term": term}
+                        rows.append(
+                            row | {"Predicted": wanted, "Recovered": found, "Error (%)": 100 * (found / wanted - 1)}
+                        )
+    return rows
 
 
 _NAMES = {

@@ -1,11 +1,6 @@
-"""Cores, GPUs and hosts: set up before JAX starts, and one program on all of them.
-
-Where several processes work together, each runs the same Python and comes to the same decisions: what only one of them
-can know (files, the time) the first one tells the others, and it alone writes and prints.
-"""
+"""Cores, GPUs and hosts: set up before JAX starts, and one program on all of them."""
 
 import functools
-import json
 import os
 import time
 import warnings
@@ -20,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
-from . import places
+from ..files import data_directory
 
 
 def use_devices(
@@ -51,7 +46,7 @@ def use_devices(
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
-    cache = compilation_cache or jax.config.jax_compilation_cache_dir or places.data_directory() / "cache" / "xla"
+    cache = compilation_cache or jax.config.jax_compilation_cache_dir or data_directory() / "cache" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
@@ -100,30 +95,6 @@ def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, period = _QUOTA.read_text().split() if _QUOTA.exists() else ("max", "")
     return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
-
-
-def first_process() -> bool:
-    """Whether this process is the one that writes files and prints; the only one there is, as a rule."""
-    return jax.process_index() == 0
-
-
-def agree(value: Any) -> Any:
-    """What the first process has as `value` (anything that JSON can hold), in every process."""
-    return value if jax.process_count() == 1 else json.loads(_from_first(json.dumps(value).encode()))
-
-
-def read_file(path: Path) -> bytes | None:
-    """A file's content as the first process finds it, in every process; `None` where it finds none."""
-    content = path.read_bytes() if first_process() and path.exists() else None
-    if jax.process_count() == 1 or not agree(content is not None):
-        return content
-    return _from_first(content or b"")
-
-
-def _from_first(content: bytes) -> bytes:
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    own = np.frombuffer(content, np.uint8) if first_process() else np.zeros(length, np.uint8)
-    return multihost_utils.broadcast_one_to_all(own).tobytes()
 
 
 @functools.cache
@@ -180,8 +151,8 @@ def replicated(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(place, tree)
 
 
-class SideBySide:
-    """One program over a mesh of devices, applied to several units of work at once: a seed, a slice of tasks.
+class Spread:
+    """One program spread over a mesh of devices, and applied to several units of work at once: seeds, slices of tasks.
 
     On CPU cores each device takes one unit at a time, which is the best use of cores; a GPU takes as many as
     there are, in one batched program. What a unit's result is does not depend on the units beside it. Results take
@@ -223,7 +194,7 @@ class SideBySide:
     def __call__(self, units: Sequence[PyTree], *common) -> list[PyTree]:
         """Results of up to `width` units (pytrees of numpy arrays), in their order. `common` are scalars for all."""
         if not 1 <= len(units) <= self.width:
-            raise ValueError(f"{len(units)} units for a program of {self.width} places")
+            raise ValueError(f"{len(units)} units for a program of {self.width} at once")
         padded = [*units, *[units[-1]] * (self.width - len(units))]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
         arguments = (self._shared, self._by_seed(stacked), *replicated(common, self._mesh))

@@ -17,10 +17,15 @@ from reptile_eqx.datasets import common, omniglot
 MINIATURE = {"images_background": {"Greek": 2, "Armenian": 1}, "images_evaluation": {"Tengwar": 2}}
 
 
+def make_small(monkeypatch):
+    monkeypatch.setattr(omniglot, "ALPHABETS", MINIATURE)
+    monkeypatch.setattr(omniglot, "FACTS", omniglot.FACTS._replace(shape=(5, 20, 28, 28, 1)))
+
+
 @pytest.fixture(autouse=True)
 def miniature(monkeypatch):
     """The loader expects five characters of three alphabets; nothing named, nothing downloaded."""
-    monkeypatch.setattr(omniglot, "ALPHABETS", MINIATURE)
+    make_small(monkeypatch)
     monkeypatch.delenv("REPTILE_DATA", raising=False)
 
     def offline(url, *_, **__):
@@ -228,7 +233,8 @@ def test_a_cache_whose_writing_was_cut_off_is_never_read(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         datasets.load("omniglot", folder)
     monkeypatch.undo()
-    monkeypatch.setattr(omniglot, "ALPHABETS", MINIATURE)
+    make_small(monkeypatch)
+    assert not list(tmp_path.rglob("*.part"))
     assert datasets.load("omniglot", folder).images.shape == (5, 20, 28, 28, 1)
 
 

@@ -16,7 +16,7 @@ from reptile_eqx import (
     start_optimiser,
     sum_cross_entropy,
 )
-from reptile_eqx.experiments import mean_and_interval
+from reptile_eqx.evaluation import mean_and_interval
 from reptile_eqx.nn import OmniglotNetwork, sine_network
 from reptile_eqx.tasks import SineWaves, cycle, minibatches
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from reptile_eqx.inner import adapt, mean_squared_error, reference_adam, start_optimiser, sum_cross_entropy
+from reptile_eqx import adapt, mean_squared_error, reference_adam, start_optimiser, sum_cross_entropy
 
 
 def slow_adam(gradients, rate, b1, b2=0.999, eps=1e-8):

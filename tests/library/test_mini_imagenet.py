@@ -26,8 +26,8 @@ REAL = Path(os.environ.get("REPTILE_DATA", ""), "mini-imagenet")
 @pytest.fixture(autouse=True)
 def miniature(monkeypatch):
     """The loader expects seven classes of four images, and maps even so small a cache."""
-    monkeypatch.setattr(mini_imagenet, "MINI_IMAGENET_SPLITS", (3, 2, 2))
-    monkeypatch.setattr(mini_imagenet, "_IMAGES", 4)
+    small = mini_imagenet.FACTS._replace(split=(3, 2, 2), shape=(7, 4, 84, 84, 3))
+    monkeypatch.setattr(mini_imagenet, "FACTS", small)
     monkeypatch.setattr(common, "_MAPPED", 0)
     monkeypatch.delenv("REPTILE_DATA", raising=False)
 
@@ -426,7 +426,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_cache(tmp_path, monkeypat
 
 
 def test_the_command_tells_missing_from_damaged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datasets, "NAMES", ("mini-imagenet",))
+    monkeypatch.setattr(datasets, "FACTS", {"mini-imagenet": mini_imagenet.FACTS})
     (tmp_path / "empty").mkdir()
     assert main(["data", "--directory", str(tmp_path / "empty")]) == 0
     assert main(["data", "mini-imagenet", "--directory", str(tmp_path / "empty")]) == 1

@@ -10,7 +10,8 @@ import pytest
 from jax import lax
 
 from reptile_eqx import nn, sum_cross_entropy
-from reptile_eqx.convolution import convolution, max_pool
+from reptile_eqx.nn.convolution import convolution, max_pool
+from reptile_eqx.nn.normalisation import batch_norm_relu
 
 # Most of a test's time is compilation, so programs are compiled quickly rather than to run quickly.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -173,7 +174,7 @@ def test_norm_is_the_plain_one_with_its_derivatives():
     """Also where a channel is constant, which only ε keeps from a division by zero."""
     with jax.enable_x64(True):
         h = normal(0, 3, 4, 5, 3).at[..., 0].set(3.0)
-        assert_agree(nn.batch_norm_relu, plain_norm_relu, h, 1 + normal(1, 3), jnp.array([0.5, -0.3, 0.2]))
+        assert_agree(batch_norm_relu, plain_norm_relu, h, 1 + normal(1, 3), jnp.array([0.5, -0.3, 0.2]))
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 2)])

@@ -12,7 +12,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reptile_eqx import tasks
-from reptile_eqx.experiments import FewShotClassification
 
 # Most of a test's time is compilation, so programs are compiled quickly rather than to run quickly.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -227,24 +226,6 @@ def test_the_largest_possible_tasks_are_not_errors():
     every_drawing = tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=4, shots=5)
     assert jax.eval_shape(every_class, jax.random.key(0)).support[1].shape == (48,)
     assert jax.eval_shape(every_drawing, jax.random.key(0)).support[1].shape == (20,)
-
-
-def test_training_and_evaluation_characters_are_apart_and_depend_on_the_seed_alone():
-    images = jnp.zeros((20, 5, 4, 4, 1), jnp.uint8)
-
-    def split(**settings):
-        config = FewShotClassification(train_classes=12, ways=2, **settings)
-        training, evaluation = (
-            config._tasks(images, training=training, shots=1, queries=1) for training in (True, False)
-        )
-        assert training.rotations and not evaluation.rotations, "only training classes are turned"
-        return training.classes.tolist(), evaluation.classes.tolist()
-
-    training, evaluation = split(seed=1)
-    assert len(training) == 12 and sorted(training + evaluation) == list(range(20))
-    assert split(seed=1, outer_iterations=7, learning_rate=0.1, inner_batch_size=3) == (training, evaluation)
-    others = [split(seed=seed)[1] for seed in range(2, 6)]
-    assert len({frozenset(classes) for classes in [evaluation, *others]}) == 5, "every seed has its own split"
 
 
 @functools.cache

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import reptile_eqx as rx
-from reptile_eqx import places, pretrained
+from reptile_eqx import files
+from reptile_eqx.paper import pretrained
+from reptile_eqx.runs.configuration import numbers_of
 
 PUBLISHED = sorted(path.stem for path in pretrained.FOLDER.glob("*.eqx"))
 
@@ -30,8 +32,8 @@ def test_a_published_file_is_small_and_float32_and_its_records(name, x64):
     leaves = arrays((published.model, published.inner))
     assert {str(leaf.dtype) for leaf in leaves} == {"float32", "int32"}
     assert all(np.isfinite(leaf).all() for leaf in leaves)
-    if places.in_checkout():
-        record = json.loads((places.CHECKOUT / "figures" / "runs" / f"{published.record}.json").read_text())
+    if files.in_checkout():
+        record = json.loads((files.CHECKOUT / "figures" / "runs" / f"{published.record}.json").read_text())
         assert record["results"] == published.results
         # Fields that were added since have the defaults that they had.
         assert record["config"].items() <= json.loads(json.dumps(dataclasses.asdict(published.config))).items()
@@ -89,20 +91,20 @@ def test_the_published_files_give_the_published_accuracies(name, tasks):
         pytest.skip("REPTILE_DATA names no real images")
     published = rx.load_pretrained(name)
     try:
-        images = rx.datasets.load(published.config.dataset, os.environ["REPTILE_DATA"]).images
+        data = rx.datasets.load(published.config.dataset, os.environ["REPTILE_DATA"])
     except rx.datasets.Unavailable:
         pytest.skip(f"there is no {published.config.dataset} in REPTILE_DATA")
 
     # Unlike elsewhere in the tests, running takes longer than compiling.
     @functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 1})
-    def accuracies(published, images, keys):
+    def accuracies(published, data, keys):
         config = published.config
         some = dataclasses.replace(config, eval_shots=(1,), eval_inner_batch_size=config.eval_batch_sizes[0])
-        (measurement,) = some.measurements(images, final=True)
+        (measurement,) = some.measurements(data, numbers_of(some), final=True)
         return jax.lax.map(lambda key: measurement.measure(published, key), keys)
 
     keys = jax.random.split(jax.random.key(7), tasks)
-    for setting, values in accuracies(published, jnp.asarray(images), keys).items():
+    for setting, values in accuracies(published, jax.tree.map(jnp.asarray, data), keys).items():
         whole = published.results["1-shot"][setting]
         deviation = whole["ci95"] * whole["tasks"] ** 0.5 / 1.96
         assert abs(values.mean() - whole["mean"]) < 4 * deviation / tasks**0.5, setting

@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 
-import reptile_eqx as rx
-from reptile_eqx.presets import TABLE_1, TABLE_2, TRAININGS, classification_runs, trainings_of
-from reptile_eqx.store import Record, run_name
+from reptile_eqx.paper import claims, report, statistics, tables
+from reptile_eqx.paper.catalogue import TRAININGS, Scale, classification_runs, training_of
+from reptile_eqx.paper.settings import TABLE_1, TABLE_2
+from reptile_eqx.runs.configuration import run_name
+from reptile_eqx.runs.records import Record
 
 # As the paper's Appendix A prints them.
 PAPER = {
@@ -52,13 +54,13 @@ PAPER = {
 
 @pytest.mark.parametrize("number", PAPER)
 def test_hyper_parameters_print_as_in_the_paper(number):
-    printed = [[str(cell) for cell in row] for row in rx.tables.hyper_parameters(number).to_numpy().tolist()]
+    printed = [[str(cell) for cell in row] for row in tables.hyper_parameters(number).to_numpy().tolist()]
     assert printed == [[cell.strip() for cell in line.split("|")] for line in PAPER[number].strip().splitlines()]
 
 
 def test_only_tables_3_to_6_have_hyper_parameters():
     with pytest.raises(ValueError, match="not in Table 2"):
-        rx.tables.hyper_parameters(2)
+        tables.hyper_parameters(2)
 
 
 def test_the_accuracies_are_the_papers():
@@ -77,28 +79,28 @@ def test_the_accuracies_are_the_papers():
 
 def test_every_cell_of_the_tables_has_a_training_and_every_training_a_cell():
     cells = {
-        rx.tables.training_of(dataset, algorithm, shots, ways)
+        training_of(dataset, algorithm, shots, ways)
         for dataset, table in (("mini-imagenet", TABLE_1), ("omniglot", TABLE_2))
         for algorithm, values in table.items()
         for shots, ways in values
     }
     assert cells == set(TRAININGS)
     for name in TRAININGS:
-        (config,) = classification_runs(name, "paper", 1)
+        (config,) = classification_runs(Scale("paper", 1), name)
         assert name.startswith(f"{config.dataset}-{config.ways}way-")
         assert name.endswith(config.algorithm)
         assert "shot-" not in name or f"-{config.eval_shots[0]}shot-" in name
 
 
 def test_mamls_inner_batches_are_the_support_and_its_query_apart():
-    (config,) = classification_runs("omniglot-20way-5shot-maml", "paper", 1)
+    (config,) = classification_runs(Scale("paper", 1), "omniglot-20way-5shot-maml")
     assert config.inner_batch_size == 100 and config.tail == 5 and config.training_shots == 10
-    (config,) = classification_runs("mini-imagenet-5way-1shot-fomaml", "paper", 1)
+    (config,) = classification_runs(Scale("paper", 1), "mini-imagenet-5way-1shot-fomaml")
     assert config.inner_batch_size == 5 and config.tail == 15 and config.training_shots == 16
 
 
 def record(name, seed=0, accuracy=0.9, status="finished", **scale):
-    (config,) = classification_runs(name, "paper", [seed])
+    (config,) = classification_runs(Scale("paper", [seed]), name)
     config = dataclasses.replace(config, **scale)
     cell = {"mean": accuracy, "ci95": 0.002, "tasks": config.eval_tasks}
     results = {f"{shots}-shot": {"alone": cell, "transductive": cell | {"mean": accuracy + 0.01}} for shots in (1, 5)}
@@ -107,7 +109,7 @@ def record(name, seed=0, accuracy=0.9, status="finished", **scale):
 
 def test_a_row_says_its_scale_and_whether_the_intervals_meet():
     seeds = [record("omniglot-5way-reptile", seed, accuracy) for seed, accuracy in enumerate((0.952, 0.953, 0.954))]
-    table = rx.tables.accuracy_table("omniglot", {"omniglot-5way-reptile": seeds})
+    table = tables.accuracy_table("omniglot", {"omniglot-5way-reptile": seeds})
     assert len(table) == 16
     row = table[(table["Task"] == "1-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
     assert row["Paper"] == "95.39 ± 0.09 %"
@@ -117,10 +119,10 @@ def test_a_row_says_its_scale_and_whether_the_intervals_meet():
     assert row["Intervals meet"] == "yes"
     assert row["Scale"] == "100,000 of 100,000 iterations, 3 seeds, 10,000 tasks"
     fewer = [seeds[0], record("omniglot-5way-reptile", 1, eval_tasks=2000)]
-    scales = rx.tables.accuracy_table("omniglot", {"omniglot-5way-reptile": fewer})["Scale"]
+    scales = tables.accuracy_table("omniglot", {"omniglot-5way-reptile": fewer})["Scale"]
     assert "100,000 of 100,000 iterations, 2 seeds, 2,000 to 10,000 tasks" in set(scales)
     together = {"omniglot-5way-reptile": [record("omniglot-5way-reptile", order="parallel")]}
-    assert any(s.endswith("side by side") for s in rx.tables.accuracy_table("omniglot", together)["Scale"])
+    assert any(s.endswith("parallel order") for s in tables.accuracy_table("omniglot", together)["Scale"])
     far = table[(table["Task"] == "5-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
     assert far["Intervals meet"] == "no", "98.90 ± 0.10 and 95.30 ± 0.12"
     assert set(table[table["Task"].str.contains("20-way")]["Here"]) == {"not run"}
@@ -131,53 +133,46 @@ def test_seeds_that_diverged_are_counted_and_left_out():
     sound, lost = record(name), record(name, 1, status="diverged")
 
     def cells(*records):
-        table = rx.tables.accuracy_table("omniglot", {name: records}).set_index(["Task", "Algorithm"])
+        table = tables.accuracy_table("omniglot", {name: records}).set_index(["Task", "Algorithm"])
         return table.loc["1-shot 5-way", "MAML + Transduction"]
 
     assert cells(sound, lost)["Here"] == "91.00 %"
     assert "2 seeds, of which 1 diverged and left out" in cells(sound, lost)["Scale"]
     assert cells(lost)["Here"] == "diverged" and cells(lost)["Difference"] == ""
-    assert rx.tables.verdicts({name: [lost], "omniglot-5way-reptile": [lost]}) == []
+    assert claims.verdicts({name: [lost], "omniglot-5way-reptile": [lost]}) == []
 
 
 def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
     reptile, maml = record("omniglot-5way-reptile"), record("omniglot-5way-1shot-maml", accuracy=0.95)
     found = {"omniglot-5way-reptile": [reptile], "omniglot-5way-1shot-maml": [maml]}
-    assert rx.tables.verdicts(found) == [
+    assert claims.verdicts(found) == [
         "holds: Omniglot, 5-way 1-shot: transduction helps Reptile",
         "holds: Omniglot, 5-way 1-shot: MAML is ahead of Reptile",
         "holds: Omniglot, 5-way 5-shot: transduction helps Reptile",
         "cannot be told at this scale: Omniglot, 5-way: five shots beat one",
     ]
     short = record("omniglot-5way-1shot-maml", outer_iterations=100)
-    assert not any("MAML" in line for line in rx.tables.verdicts(found | {"omniglot-5way-1shot-maml": [short]}))
-    assert rx.tables.verdicts({}) == []
+    assert not any("MAML" in line for line in claims.verdicts(found | {"omniglot-5way-1shot-maml": [short]}))
+    assert claims.verdicts({}) == []
 
 
 def test_a_claim_about_stand_in_data_names_it_and_one_at_the_papers_scale_has_no_excuse():
     glyphs = [record("omniglot-5way-reptile", dataset="glyphs")]
-    assert rx.tables.verdicts({"omniglot-5way-reptile": glyphs})[0].startswith("holds: Made-up glyphs, 5-way 1-shot")
+    assert claims.verdicts({"omniglot-5way-reptile": glyphs})[0].startswith("holds: Made-up glyphs, 5-way 1-shot")
     seeds = [record("omniglot-5way-reptile", seed) for seed in range(3)]
     for one in seeds:
         one.results["1-shot"]["alone"] = one.results["1-shot"]["alone"] | {"mean": 0.99}
-    assert "does not hold: Omniglot, 5-way: five shots beat one" in rx.tables.verdicts({"omniglot-5way-reptile": seeds})
+    assert "does not hold: Omniglot, 5-way: five shots beat one" in claims.verdicts({"omniglot-5way-reptile": seeds})
 
 
 def test_latex_is_a_tabular_with_its_symbols_escaped():
-    text = rx.report.latex(rx.tables.accuracy_table("mini-imagenet", {}))
+    text = report.latex(tables.accuracy_table("mini-imagenet", {}))
     assert text.startswith(r"\begin{tabular}") and r"\toprule" in text
     assert r"47.07 $\pm$ 0.26 \%" in text
     assert not re.search(r"(?<!\\)%|±", text)
     assert text.count(r"\\") == 1 + 8
 
 
-def test_unknown_trainings_are_named():
-    with pytest.raises(ValueError, match="no training 'omniglot-7way'; there are omniglot-5way-reptile, "):
-        trainings_of("quick", ["omniglot-7way"])
-    assert trainings_of("quick") == ("omniglot-5way-reptile",)
-    assert trainings_of("paper") == tuple(TRAININGS)
-
-
 def test_the_spread_over_seeds_is_the_standard_deviation():
-    mean, spread = rx.report.mean_and_spread([1.0, 2.0, 4.0])
+    mean, spread = statistics.mean_and_spread([1.0, 2.0, 4.0])
     assert mean == pytest.approx(7 / 3) and spread == pytest.approx(np.std([1, 2, 4], ddof=1))

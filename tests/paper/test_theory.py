@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reptile_eqx import mean_squared_error, theory
+from reptile_eqx import mean_squared_error
+from reptile_eqx.paper import manifolds, theory
 from reptile_eqx.tasks import SineWaves, cycle, minibatches
 
 
@@ -123,21 +124,21 @@ def test_sequences_are_the_whole_sample_space():
     assert sorted(map(tuple, theory.sequences(2, 2))) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize("manifold", theory.MANIFOLDS)
+@pytest.mark.parametrize("manifold", manifolds.MANIFOLDS)
 def test_the_gradient_of_the_squared_distance_is_twice_the_way_to_the_projection(manifold):
     """Eq. 44, by finite differences; and the projection lies on the manifold, at a right angle."""
     with theory.float64():
         phi = jnp.array([1.3, 0.4])
-        nearest = theory.project(manifold, phi)
+        nearest = manifolds.project(manifold, phi)
         assert abs(manifold(nearest)) < 1e-12
 
         def squared(p):
-            return float(jnp.sum(jnp.square(p - theory.project(manifold, p))))
+            return float(jnp.sum(jnp.square(p - manifolds.project(manifold, p))))
 
         steps = 1e-5 * np.eye(2)
         numerical = [(squared(phi + h) - squared(phi - h)) / 2e-5 for h in steps]
         np.testing.assert_allclose(numerical, 2 * (phi - nearest), rtol=1e-6)
-        assert theory.distance_gradient_error(manifold, phi) < 1e-7
+        assert manifolds.distance_gradient_error(manifold, phi) < 1e-7
         grid = jnp.linspace(-5, 5, 20001)
         curve = jnp.stack([grid, jax.vmap(lambda x: -manifold(jnp.array([x, 0.0])))(grid)], 1)
         assert jnp.linalg.norm(curve - phi, axis=1).min() >= jnp.linalg.norm(nearest - phi) - 1e-9
@@ -145,8 +146,10 @@ def test_the_gradient_of_the_squared_distance_is_twice_the_way_to_the_projection
 
 def test_alternating_projections_end_at_the_point_nearest_both():
     with theory.float64():
-        goal = theory.nearest_to_both(jnp.array([0.0, 0.0]))
-        iterates = theory.alternate(theory.project, jnp.array([-2.0, -0.5]), 2000)
+        goal = manifolds.nearest_to_both(jnp.array([0.0, 0.0]))
+        iterates = manifolds.alternate(manifolds.project, jnp.array([-2.0, -0.5]), 2000)
         assert jnp.linalg.norm(iterates[-1] - goal) < 0.01
-        partial = theory.alternate(lambda m, p: theory.partial_minimisation(m, p, 5), jnp.array([-2.0, -0.5]), 4000)
+        partial = manifolds.alternate(
+            lambda m, p: manifolds.partial_minimisation(m, p, 5), jnp.array([-2.0, -0.5]), 4000
+        )
         assert jnp.linalg.norm(partial[-1] - goal) < 0.5

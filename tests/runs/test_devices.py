@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import reptile_eqx as rx
-from reptile_eqx import devices
-from reptile_eqx.devices import SideBySide, device_grid, mesh_for, replicated, use_devices
-from reptile_eqx.experiments import SineRegression
+from reptile_eqx.paper.experiments import SineRegression
+from reptile_eqx.runs import devices
+from reptile_eqx.runs.devices import Spread, device_grid, mesh_for, replicated, use_devices
 
 SINE = dict(outer_iterations=40, curve_points=2, curve_tasks=3, eval_tasks=4)
 
@@ -39,17 +39,17 @@ for count in counts:
 
 
 @dataclasses.dataclass(frozen=True)
-class TasksSideBySide(SineRegression):
+class TasksInParallel(SineRegression):
     """With a meta-batch that devices can share."""
 
-    def learner(self, shared):
-        return super().learner(shared)._replace(meta_batch_size=4, merge=rx.merge_average)
+    def learner(self, data, numbers):
+        return super().learner(data, numbers)._replace(meta_batch_size=4, merge=rx.merge_average)
 
 
 def configurations(count):
     """So many seeds; with none, one seed whose tasks run side by side."""
     if count == 0:
-        return [TasksSideBySide(**SINE | dict(outer_iterations=4))]  # what rounding changes grows with each
+        return [TasksInParallel(**SINE | dict(outer_iterations=4))]  # what rounding changes grows with each
     return [SineRegression(seed=seed, **SINE) for seed in range(count)]
 
 
@@ -145,7 +145,7 @@ def test_states_are_donated_on_the_devices_and_kept_on_the_host():
     def program(shared, unit, steps):
         return jax.lax.fori_loop(0, steps, lambda _, state: state * 2, unit["state"])
 
-    doubled = SideBySide(program, None, 2, tasks=1)
+    doubled = Spread(program, None, 2, tasks=1)
     units = [{"state": np.full(4096, 1 + i, np.float32), "seed": np.uint32(i)} for i in range(2)]
     for _ in range(2):
         for i, result in enumerate(doubled(units, np.int32(3))):
@@ -169,7 +169,7 @@ def test_tasks_spread_over_devices_change_nothing(tasks):
         return eqx.filter(state, eqx.is_array), loss
 
     def trained(devices, spread):
-        return SideBySide(program, None, 1, jax.devices()[:devices], spread)([np.uint32(3)], np.int32(6))[0]
+        return Spread(program, None, 1, jax.devices()[:devices], spread)([np.uint32(3)], np.int32(6))[0]
 
     alone, spread = trained(1, 1), trained(2, tasks)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread), strict=True):

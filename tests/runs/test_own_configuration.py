@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import reptile_eqx as rx
-from reptile_eqx import runner
-from reptile_eqx.experiments import Measurement, mean_and_interval
+from reptile_eqx.paper.statistics import largest_records
+from reptile_eqx.runs import programs
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Descent:
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "step")
     measured: ClassVar[tuple[str, ...]] = ("eval_tasks",)
+    counts: ClassVar[tuple[str, ...]] = ("eval_tasks",)
     precision: ClassVar[str] = "float32"
 
     outer_iterations: int
@@ -34,21 +35,21 @@ class Descent:
     def name(self):
         return f"descent-{self.seed}"
 
-    def learner(self, shared=None):
+    def learner(self, data, numbers):
         gradient = rx.joint_training(lambda w, batch: jnp.square(w - 1).sum() / 2, optax.sgd(1.0), batch_size=1)
         tasks = lambda key: rx.Task(jnp.zeros((1, 1)))  # noqa: E731
-        return rx.Learner(lambda key: jnp.zeros(1), tasks, gradient, optax.sgd(self.step))
+        return rx.Learner(lambda key: jnp.zeros(1), tasks, gradient, optax.sgd(numbers["step"]))
 
-    def measurements(self, shared=None, *, final):
+    def measurements(self, data, numbers, *, final):
         def noisy(state, key):
             return state.model + jax.random.normal(key, (2, 1))
 
         def summarise(values):
-            return mean_and_interval(values) | {"last": values[-1, 0, 0]}
+            return rx.mean_and_interval(values) | {"last": values[-1, 0, 0]}
 
         # At the end other measurements come first.
-        kinds = [Measurement(name, self.eval_tasks, noisy, summarise) for name in self.names]
-        return (*(Measurement("before", 1, noisy, summarise) for _ in range(final)), *kinds)
+        kinds = [rx.Measurement(name, self.eval_tasks, noisy, summarise) for name in self.names]
+        return (*(rx.Measurement("before", 1, noisy, summarise) for _ in range(final)), *kinds)
 
 
 @pytest.mark.parametrize("step", [0.5, 1, np.float32(0.25)])
@@ -62,7 +63,7 @@ def test_numbers_are_what_was_given_whatever_the_type_of_their_default(step):
 def test_numpys_numbers_are_kept_as_plain_ones(home):
     (record,) = rx.run([Descent(1, seed=np.int64(3))])
     assert record.config["seed"] == 3 and isinstance(record.results["noisy"]["last"], float)
-    assert rx.find_record(Descent(1, seed=3)) == record == rx.largest_records(Descent(1))[0]
+    assert rx.find_record(Descent(1, seed=3)) == record == largest_records(Descent(1))[0]
 
 
 def test_a_final_measurement_does_not_depend_on_whether_the_run_was_cut_off(home, monkeypatch):
@@ -70,7 +71,7 @@ def test_a_final_measurement_does_not_depend_on_whether_the_run_was_cut_off(home
     for kept in (home / "data" / "runs").rglob("*"):
         if kept.name.startswith("seen") or kept.suffix == ".json":
             kept.unlink()
-    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(programs, "_advance", lambda *_: pytest.fail("trained again"))
     (again,) = rx.run([Descent(1)])
     assert json.dumps(again.results) == json.dumps(whole.results)
     assert whole.results["before"]["mean"] != whole.results["noisy"]["mean"], "tasks of their own"
@@ -81,6 +82,6 @@ def test_two_measurements_of_one_name_are_an_error():
         rx.run([Descent(1, names=("noisy", "noisy"))])
 
 
-def test_what_is_shared_must_be_arrays():
-    with pytest.raises(ValueError, match=r"`shared` is arrays, .* given a str"):
+def test_what_runs_read_must_be_arrays():
+    with pytest.raises(ValueError, match=r"`data` is a dataset or a pytree of arrays; given a str"):
         rx.run([Descent(1)], {"images": "cats.npy"})

@@ -1,6 +1,5 @@
 """Runs on disk: resumed exactly, never repeated, independent of what runs beside them."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -8,37 +7,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from made_up import FEW_SHOT, SINE, noise
 
 import reptile_eqx as rx
-from reptile_eqx import runner, store
-from reptile_eqx.experiments import FewShotClassification, SineRegression, same_program
-
-SINE = dict(outer_iterations=60, curve_points=6, curve_tasks=2, eval_tasks=4)
-FEW_SHOT = dict(
-    dataset="noise",
-    train_classes=8,
-    ways=3,
-    outer_iterations=4,
-    meta_batch_size=2,
-    inner_iterations=2,
-    training_shots=4,
-    inner_batch_size=5,
-    curve_points=2,
-    curve_tasks=2,
-    eval_tasks=3,
-    eval_inner_iterations=2,
-    eval_shots=(1,),
-)
-
-
-def noise_images():
-    return np.random.default_rng(0).integers(0, 256, (14, 6, 28, 28, 1), dtype=np.uint8)
+from reptile_eqx.paper import report, statistics, tables
+from reptile_eqx.paper.experiments import FewShotClassification, SineRegression
+from reptile_eqx.runs import checkpoint, programs, records
+from reptile_eqx.runs import run as runs
+from reptile_eqx.runs.checkpoint import Training
+from reptile_eqx.runs.configuration import numbers_of, run_name
 
 
 def same(a, b):
@@ -48,7 +30,7 @@ def same(a, b):
 def test_a_finished_run_is_read_and_not_trained_again(monkeypatch):
     config = SineRegression(**SINE)
     first = rx.run([config])
-    monkeypatch.setattr(store, "make", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "make", lambda *_: pytest.fail("trained again"))
     assert rx.run([config]) == first
     assert first[0].status == "finished"
     assert [point["iteration"] for point in first[0].curve] == [10, 20, 30, 40, 50, 60]
@@ -57,7 +39,7 @@ def test_a_finished_run_is_read_and_not_trained_again(monkeypatch):
 def test_a_new_evaluation_of_a_trained_run_does_not_train_again(monkeypatch):
     rx.run([SineRegression(**SINE)])
     trained = rx.load_state(SineRegression(**SINE))
-    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(programs, "_advance", lambda *_: pytest.fail("trained again"))
     (record,) = rx.run([SineRegression(**(SINE | dict(eval_tasks=5)))])
     assert record.results["loss"]["tasks"] == 5
     assert same(trained.model, rx.load_state(SineRegression(**SINE)).model)
@@ -65,7 +47,7 @@ def test_a_new_evaluation_of_a_trained_run_does_not_train_again(monkeypatch):
 
 def test_every_setting_that_changes_the_training_changes_the_run():
     names = {
-        store.run_name(SineRegression(**{field: value}), training_only=True)
+        run_name(SineRegression(**{field: value}), training_only=True)
         for field, value in [
             ("seed", 1),
             ("seed", 0),
@@ -77,13 +59,15 @@ def test_every_setting_that_changes_the_training_changes_the_run():
         ]
     }
     assert len(names) == 7
-    measured = {store.run_name(SineRegression(eval_tasks=n), training_only=True) for n in (10, 20)}
+    measured = {run_name(SineRegression(eval_tasks=n), training_only=True) for n in (10, 20)}
     assert len(measured) == 1
 
 
 def test_a_record_says_what_made_it(home):
-    (record,) = rx.run([SineRegression(**SINE)], origin="some waves")
-    assert record.made["data"] == "some waves" and record.made["device"].endswith("× cpu")
+    (record,) = rx.run([FewShotClassification(**FEW_SHOT)], noise())
+    assert record.made["data"] == "noise"
+    (record,) = rx.run([SineRegression(**SINE)])
+    assert record.made["data"] == "none, tasks are drawn from the seed" and record.made["device"].endswith("× cpu")
     assert record.made["processor"] and record.made["training_seconds"] > 0
     assert record.made["versions"]["jax"] == jax.__version__
 
@@ -102,7 +86,7 @@ LONG = dict(outer_iterations=4000, curve_points=200, curve_tasks=2, eval_tasks=4
 KILLED = f"""
 import sys
 from reptile_eqx import run, use_devices
-from reptile_eqx.experiments import SineRegression
+from reptile_eqx.paper.experiments import SineRegression
 # A cache of its own: JAX does not write compiled programs atomically, and what is tested here are checkpoints.
 use_devices(1, compilation_cache=sys.argv[1])
 run([SineRegression(**{LONG})])
@@ -143,7 +127,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path, monkey
 
 def test_an_interrupted_write_leaves_the_last_checkpoint(monkeypatch):
     config = SineRegression(**SINE)
-    serialise = runner.eqx.tree_serialise_leaves
+    serialise = checkpoint.eqx.tree_serialise_leaves
     written = []
 
     def fails_the_third_time(file, state):
@@ -154,12 +138,12 @@ def test_an_interrupted_write_leaves_the_last_checkpoint(monkeypatch):
         serialise(file, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.eqx, "tree_serialise_leaves", fails_the_third_time)
-        patch.setattr(runner, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-        patch.setattr(store, "commit", lambda: "abc1234")
+        patch.setattr(checkpoint.eqx, "tree_serialise_leaves", fails_the_third_time)
+        patch.setattr(programs, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr(records, "commit", lambda: "abc1234")
         with pytest.raises(OSError, match="disk full"):
             rx.run([config])
-    monkeypatch.setattr(store, "commit", lambda: "def5678")
+    monkeypatch.setattr(records, "commit", lambda: "def5678")
     interrupted = rx.run([config])[0]
     assert interrupted.made["commit"] == "abc1234, def5678"
     assert interrupted.status == "finished"
@@ -173,7 +157,7 @@ def test_a_seed_does_not_depend_on_the_seeds_and_devices_beside_it(kind, tmp_pat
         if kind == "sine":
             configs, shared = [SineRegression(seed=seed, **SINE) for seed in seeds], None
         else:
-            configs, shared = [FewShotClassification(seed=seed, **FEW_SHOT) for seed in seeds], noise_images()
+            configs, shared = [FewShotClassification(seed=seed, **FEW_SHOT) for seed in seeds], noise()
         records = rx.run(configs, shared, devices=jax.devices()[:devices])
         states = {config.seed: rx.load_state(config, shared) for config in configs}
         return states[1], next(r for r in records if r.config["seed"] == 1)
@@ -195,10 +179,10 @@ def test_a_diverged_run_says_so_and_leaves_the_others_alone():
     assert "diverged" not in records[1].made
     assert [record.status for record in records] == ["diverged", "finished"]
     assert records[0].results == {}
-    assert "1 of 2 trainings diverged" in rx.report.scale(records, 60, 2)
-    assert rx.report.finished(records) == [records[1]]
+    assert "1 of 2 trainings diverged" in report.scale(records, 60, 2)
+    assert statistics.finished(records) == [records[1]]
     with pytest.raises(ValueError, match="diverged"):
-        rx.report.finished(records[:1])
+        statistics.finished(records[:1])
 
 
 def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
@@ -207,31 +191,21 @@ def test_parameters_that_overflow_in_the_last_iteration_are_divergence_too():
     with pytest.warns(UserWarning, match="not finite any more between outer iterations 0 and 1"):
         (record,) = rx.run([SineRegression(**(SINE | steep | dict(outer_iterations=1, curve_points=0)))])
     assert record.status == "diverged"
-    assert rx.report.losses_by_setting({"steep": record}).iloc[0].tolist() == ["steep", *["diverged"] * 4]
+    assert tables.losses_by_setting({"steep": record}).iloc[0].tolist() == ["steep", *["diverged"] * 4]
 
 
 def test_a_run_that_trains_nothing_keeps_its_state_too():
     random = SineRegression(algorithm="random", **(SINE | dict(outer_iterations=0, curve_points=0)))
     rx.run([random])
-    fresh = rx.start(random.learner(), jax.random.PRNGKey(0))
+    fresh = rx.start(random.learner(None, numbers_of(random)), jax.random.PRNGKey(0))
     assert same(rx.load_state(random).model, fresh.model)
     with pytest.raises(ValueError, match="`outer_iterations` is 30000; expected 0, as nothing is trained"):
         SineRegression(algorithm="random")
 
 
 def test_the_commit_is_the_projects_or_none(monkeypatch):
-    monkeypatch.setattr("reptile_eqx.places.in_checkout", lambda: False)
-    assert store.commit() == "", "an installed wheel may lie inside somebody else's repository"
-
-
-def test_lists_of_shots_are_as_good_as_tuples():
-    config = FewShotClassification(eval_shots=[1, 5], eval_inner_batch_size=[5, 15])
-    assert config == FewShotClassification(eval_shots=(1, 5), eval_inner_batch_size=(5, 15)) and hash(config)
-
-
-def test_images_of_another_size_are_named():
-    with pytest.raises(ValueError, match=r"network for 'noise' takes images of \(28, 28, 1\), .* given \(28, 20, 1\)"):
-        FewShotClassification(**FEW_SHOT).learner(noise_images()[:, :, :, :20])
+    monkeypatch.setattr("reptile_eqx.files.in_checkout", lambda: False)
+    assert records.commit() == "", "an installed wheel may lie inside somebody else's repository"
 
 
 def test_the_state_of_a_run_not_made_here_is_an_error():
@@ -239,50 +213,28 @@ def test_the_state_of_a_run_not_made_here_is_an_error():
         rx.load_state(SineRegression(seed=5))
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        (dict(schedule="shuffle"), "`schedule` is 'shuffle'; expected cycle or replacement"),
-        (dict(inner_iterations=0), "`inner_iterations` is 0; expected 1 or more"),
-        (dict(eval_tasks=1), "`eval_tasks` is 1"),
-        (dict(order="random"), "`order` is 'random'; expected exact or parallel"),
-        (dict(learning_rate=-1e-3), "`learning_rate` is -0.001; expected a finite number, 0 or more"),
-        (dict(outer_step_size=float("nan")), "`outer_step_size` is nan"),
-        (dict(seed=-1), "`seed` is -1"),
-        (dict(adam_b1=1.0), "`adam_b1` is 1.0; expected 0 or more and less than 1"),
-        (dict(curve_tasks=1), "`curve_tasks` is 1; expected 2 or more, to have an interval"),
-        (dict(curve_points=-1), "`curve_points` is -1; expected 0 or more"),
-        (dict(eval_shots=(0,)), r"`eval_shots` is \(0,\); expected 1 or more of each class"),
-        (dict(precision="half"), "`precision` is 'half'; expected float32 or tensorfloat32 or bfloat16"),
-    ],
-)
-def test_impossible_settings_are_named(setting, message):
-    with pytest.raises(ValueError, match=message):
-        FewShotClassification(**setting)
-
-
 def test_a_runs_precision_is_that_of_its_programs():
     """In training and in evaluation, whatever JAX is set to outside."""
     for precision, narrow in (("float32", False), ("bfloat16", True)):
         config = FewShotClassification(**FEW_SHOT, precision=precision)
-        programs = runner.Programs(same_program(config), noise_images(), 1, jax.devices()[:1])
-        training = runner.Training(config, Path())
-        (training.state,) = programs.start([programs.unit(training)])
-        train = jax.make_jaxpr(programs._train)(noise_images(), programs.unit(training), 1)
+        compiled = programs.Programs(config, noise(), 1, jax.devices()[:1])
+        (state,) = compiled.start([compiled.unit(config, None)])
+        unit = compiled.unit(config, state)
+        train = jax.make_jaxpr(compiled._train)(noise(), unit, 1)
         assert ("mantissa_bits=7" in str(train)) == narrow
-        unit = {**programs.unit(training), "tasks": np.uint32(2), "first": np.int32(0)}
         with jax.default_matmul_precision("tensorfloat32" if narrow else "bfloat16"):
-            measured = jax.make_jaxpr(programs._measured(0, True, 1))(noise_images(), unit)
+            several = unit | {"stream": np.uint32(2), "first": np.int32(0)}
+            measured = jax.make_jaxpr(compiled._measured(0, True, 1))(noise(), several)
         assert ("mantissa_bits=7" in str(measured)) == narrow
 
 
 def test_a_run_without_images_or_record_is_an_error():
-    with pytest.raises(ValueError, match="noise-3way-reptile-4-seed0 takes images by class, and none were given"):
+    with pytest.raises(ValueError, match="noise-3way-reptile-4-seed0 takes a dataset of images by class.* none"):
         rx.run([FewShotClassification(**FEW_SHOT)])
 
 
 def test_more_ways_or_shots_than_there_are_is_an_error_before_training(monkeypatch):
-    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(programs, "_advance", lambda *_: pytest.fail("trained"))
     for setting, message in (
         (dict(ways=40), "40-way tasks need 40 classes, and there are 32"),
         (dict(training_shots=7), "there are 6"),
@@ -293,15 +245,15 @@ def test_more_ways_or_shots_than_there_are_is_an_error_before_training(monkeypat
         (dict(eval_shots=(6,)), "there are 6"),
     ):
         with pytest.raises(ValueError, match=message):
-            rx.run([FewShotClassification(**(FEW_SHOT | setting))], noise_images())
+            rx.run([FewShotClassification(**(FEW_SHOT | setting))], noise())
 
 
 def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(monkeypatch):
     """Values of the tasks seen before are read, not measured again, and more tasks only add to them."""
     config, longer = (SineRegression(**(SINE | dict(eval_tasks=tasks))) for tasks in (60, 110))
     (whole,) = rx.run([config], devices=jax.devices()[:1])
-    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_SAVED_TASKS", 0.0)
-    seen, save = [], runner.Training.save_seen
+    monkeypatch.setattr(programs, "_SECONDS_BETWEEN_SAVED_TASKS", 0.0)
+    seen, save = [], Training.save_seen
 
     def stops_after_two_more(self, measurement, values):
         save(self, measurement, values)
@@ -310,12 +262,12 @@ def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Training, "save_seen", stops_after_two_more)
+        patch.setattr(Training, "save_seen", stops_after_two_more)
         with pytest.raises(KeyboardInterrupt):
             rx.run([longer], devices=jax.devices()[:1])
     assert seen == [100, 125], "three blocks of 25 were there"
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Training, "save_seen", lambda *_: pytest.fail("measured again"))
+        patch.setattr(Training, "save_seen", lambda *_: pytest.fail("measured again"))
         (record,) = rx.run([longer], devices=jax.devices()[:1])
     assert record.results["loss"]["tasks"] == 110
     monkeypatch.setenv("REPTILE_HOME", os.environ["REPTILE_HOME"] + "-fresh")
@@ -324,7 +276,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_where_it_was(monkeypatch):
 
 def test_a_curve_measured_with_other_settings_is_not_taken_for_this_runs(monkeypatch):
     (first,) = rx.run([SineRegression(**SINE)])
-    monkeypatch.setattr(runner, "_advance", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(programs, "_advance", lambda *_: pytest.fail("trained again"))
     (more,) = rx.run([SineRegression(**(SINE | dict(eval_tasks=5)))])
     (other,) = rx.run([SineRegression(**(SINE | dict(eval_inner_iterations=3)))])
     assert more.curve == first.curve and len(first.curve) == 6
@@ -340,7 +292,7 @@ def test_a_checkpoint_from_before_a_default_was_changed_is_not_gone_on_from(home
     header = json.loads(header)
     header["config"]["inner_iterations"] = 17
     path.write_bytes(json.dumps(header).encode() + b"\n" + state)
-    assert store.iterations_left(config) == 60
+    assert runs.iterations_left(config) == 60
     with pytest.raises(FileNotFoundError):
         rx.load_state(config)
     assert rx.run([config])[0].curve == record.curve
@@ -349,68 +301,8 @@ def test_a_checkpoint_from_before_a_default_was_changed_is_not_gone_on_from(home
 def test_what_was_seen_of_other_parameters_is_not_taken(home):
     config = SineRegression(**SINE)
     rx.run([config])
-    path = next((home / "data" / "runs").glob("*/state.eqx"))
-    training = runner.Training(config, path, eqx.filter(rx.load_state(config), eqx.is_array))
-    (measurement, _) = config.measurements(final=True)
+    training = Training(config, eqx.filter(rx.load_state(config), eqx.is_array))
+    (measurement, _) = config.measurements(None, numbers_of(config), final=True)
     assert len(training.load_seen(measurement)[0]) == 4
     training.state = jax.tree.map(lambda leaf: leaf + 1, training.state)
     assert training.load_seen(measurement) is None
-
-
-def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
-    few = SineRegression(**SINE)
-    more = [SineRegression(**(SINE | dict(outer_iterations=66, seed=seed))) for seed in (0, 2)]
-    other = SineRegression(**(SINE | dict(outer_iterations=72, inner_iterations=3)))
-    assert rx.largest_records(few) == []
-    made = rx.run([few, *more, other], publish=True, figures=home / "elsewhere")
-    assert rx.largest_records(few, home / "elsewhere") == made[1:3]
-    assert rx.largest_records(few) == [], "those are other figures than the project's own"
-    assert rx.largest_records(other, home / "elsewhere") == [made[3]]
-    # More evaluation tasks of one seed are taken; the other seed's stay what they are.
-    (again,) = rx.run([dataclasses.replace(more[0], eval_tasks=6)], publish=True, figures=home / "elsewhere")
-    assert rx.largest_records(few, home / "elsewhere") == [again, made[2]]
-    # Fewer seeds do not displace more, however many tasks they are evaluated on.
-    alone = dataclasses.replace(more[0], eval_tasks=50, curve_points=1)
-    rx.run([alone], publish=True, figures=home / "elsewhere")
-    assert rx.largest_records(few, home / "elsewhere") == [again, made[2]]
-    path = home / "elsewhere" / "runs" / f"{again.name}.json"
-    kept = json.loads(path.read_text())
-    del kept["config"]["schedule"]  # as if made before the field was there
-    path.write_text(json.dumps(kept))
-    assert [record.config["seed"] for record in rx.largest_records(few, home / "elsewhere")] == [0, 2]
-    kept["status"] = "diverged"
-    path.write_text(json.dumps(kept))
-    assert [record.status for record in rx.largest_records(few, home / "elsewhere")] == ["diverged", "finished"]
-
-
-def test_of_several_orders_of_tasks_the_longest_training_is_taken_and_none_is_mixed(home):
-    short = FewShotClassification(**FEW_SHOT)
-    longer = [dataclasses.replace(short, outer_iterations=6, seed=seed, order="parallel") for seed in (0, 1)]
-    exact = dataclasses.replace(short, outer_iterations=6, seed=2)
-    for config in (short, *longer, exact):
-        settings = dataclasses.asdict(config)
-        record = rx.Record(rx.run_name(config), "FewShotClassification", settings, "finished", [], {}, {})
-        store.write_text(home / "elsewhere" / "runs" / f"{record.name}.json", json.dumps(dataclasses.asdict(record)))
-    found = rx.largest_records(short, home / "elsewhere")
-    assert [(record.config["seed"], record.config["order"]) for record in found] == [(0, "parallel"), (1, "parallel")]
-
-
-def test_mini_imagenet_keeps_its_published_split():
-    config = FewShotClassification(dataset="mini-imagenet", train_classes=8, validation_classes=2, ways=3)
-    training = config._tasks(noise_images(), training=True, shots=1, queries=0)
-    testing = config._tasks(noise_images(), training=False, shots=1, queries=1)
-    assert training.classes.tolist() == list(range(8)) and not training.rotations
-    assert testing.classes.tolist() == [10, 11, 12, 13]
-    omniglot = FewShotClassification(dataset="omniglot", train_classes=8, ways=3)
-    shuffled = omniglot._tasks(noise_images(), training=True, shots=1, queries=0)
-    rest = omniglot._tasks(noise_images(), training=False, shots=1, queries=1)
-    assert shuffled.rotations and not rest.rotations
-    assert shuffled.classes.tolist() != list(range(8))
-    assert sorted(shuffled.classes.tolist() + rest.classes.tolist()) == list(range(14))
-
-
-def test_evaluation_batches_may_differ_by_shots():
-    FewShotClassification(eval_shots=(1, 5), eval_inner_batch_size=(5, 15))
-    for sizes in ((5,), (5, 0), 0):
-        with pytest.raises(ValueError, match="`eval_inner_batch_size` is"):
-            FewShotClassification(eval_shots=(1, 5), eval_inner_batch_size=sizes)

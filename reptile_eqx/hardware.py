@@ -1,0 +1,17 @@
+"""What a computation is traced for. It is asked here and nowhere else, where the computation begins, and handed on."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Hardware(NamedTuple):
+    """The platform of JAX's default devices, and the precision that `jax.default_matmul_precision` sets."""
+
+    cpu: bool
+    precision: str | None
+
+
+def hardware() -> Hardware:
+    """What JAX would run a computation on that is traced now, and how precise its products are to be."""
+    return Hardware(jax.default_backend() == "cpu", jax.config.jax_default_matmul_precision)

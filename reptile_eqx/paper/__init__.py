@@ -1,0 +1,48 @@
+"""The paper: its settings, experiments and results. `rx.paper.NAME` loads a module when it is first asked for.
+
+| module | what it has |
+|---|---|
+| `settings` | Tables 1 to 6 and the sweeps of Figures 3 and 4, as data |
+| `experiments` | the configurations of Sections 4 to 6 |
+| `catalogue` | all that is trained, by profile, in order of worth |
+| `theory`, `manifolds` | Section 5.1; Section 5.2 |
+| `statistics`, `claims`, `tables`, `plots`, `report` | records: their numbers, what they say, how they are shown |
+| `pretrained` | trained initialisations that come with the package |
+| `plan`, `operations`, `bench` | working it off, what it costs, how fast that is here |
+"""
+
+import importlib
+from types import ModuleType
+
+MODULES = (
+    "bench",
+    "catalogue",
+    "claims",
+    "experiments",
+    "manifolds",
+    "operations",
+    "plan",
+    "plots",
+    "pretrained",
+    "report",
+    "settings",
+    "statistics",
+    "tables",
+    "theory",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(MODULES)}")
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as missing:
+        raise ImportError(
+            f"{__name__}.{name} needs {missing.name}, which the extra `notebooks` has: "
+            "pip install 'reptile-eqx[notebooks]'"
+        ) from missing
+
+
+def __dir__() -> list[str]:
+    return list(MODULES)

@@ -1,0 +1,149 @@
+"""Numbers out of records: means over seeds and tasks, differences, and the intervals that go with them."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from ..runs.records import Record, every_record, plain
+
+SETTINGS = {"alone": "non-transductive", "transductive": "transductive"}
+"""How held-out images are classified (Section 6.1): a record's word for it, and the reader's."""
+
+Cells = Sequence[Mapping[str, Any]]
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds, the paper's ±; the latter is NaN for a single seed."""
+    values = np.asarray(values, float)
+    return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float("nan")
+
+
+def finished(records: Sequence[Record]) -> list[Record]:
+    """The records of trainings that did not diverge; raises `ValueError` where none is left."""
+    kept = [record for record in records if record.status == "finished"]
+    if not kept:
+        raise ValueError(f"every training diverged: {', '.join(record.name for record in records)}")
+    return kept
+
+
+def cells_of(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
+    """What each seed's final evaluation found; nothing of those that diverged."""
+    return [record.results[shots][setting] for record in records if record.status == "finished"]
+
+
+def cells_of_row(records: Sequence[Record], algorithm: str, shots: int) -> Cells:
+    """What each seed's evaluation found for an algorithm's row of Tables 1 and 2; nothing of those that diverged."""
+    return cells_of(records, f"{shots}-shot", "transductive" if "Transduction" in algorithm else "alone")
+
+
+def final(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> float:
+    """Final accuracy in percent, mean over seeds; NaN where all of them diverged."""
+    cells = cells_of(records, shots, setting)
+    return 100 * float(np.mean([cell["mean"] for cell in cells])) if cells else float("nan")
+
+
+def over_tasks(cells: Cells) -> tuple[float, float]:
+    """Accuracy in percent, mean over seeds, and half its 95 % interval over evaluation tasks.
+
+    `cells` are the seeds' own. Seeds are independent, so that the interval of their mean shrinks with their number.
+    """
+    interval = np.sqrt(np.square([cell["ci95"] for cell in cells]).sum()) / len(cells)
+    return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
+
+
+def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
+    """Whether the accuracy of some cells (`over_tasks`) is more than `by` percentage points above that of others.
+
+    `None` where that cannot be told: the difference is `by` within its 95 % interval over evaluation tasks, or there
+    are no cells. Both may have the same tasks, so that the interval is on the wide side.
+    """
+    if not better or not worse:
+        return None
+    (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
+    beyond = high - low - by
+    return None if abs(beyond) <= np.hypot(wide, narrow) else bool(beyond > 0)
+
+
+def above(
+    better: Sequence[Record],
+    worse: Sequence[Record],
+    by: float | int = 0,
+    shots: str = "5-shot",
+    setting: str = "alone",
+) -> bool | None:
+    """Whether trainings end more than `by` percentage points of accuracy above others (below, where it is negative).
+
+    `None` where that cannot be told (`exceeds`), also because all of either diverged.
+    """
+    return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
+
+
+def shots_of(records: Sequence[Record]) -> list[str]:
+    """What trainings are evaluated at, such as "1-shot"."""
+    return [f"{shots}-shot" for shots in records[0].config["eval_shots"]]
+
+
+def gain(records: Sequence[Record], reference: Sequence[Record], shots: str, setting: str) -> tuple[float, float]:
+    """Points of accuracy that trainings gain on those of a reference with the same seeds, mean over seeds.
+
+    Also half its 95 % interval over seeds (Student's t), NaN of one seed. Both are NaN where no seed finished in both.
+    """
+    here, there = (
+        {r.config["seed"]: 100 * r.results[shots][setting]["mean"] for r in some if r.status == "finished"}
+        for some in (records, reference)
+    )
+    gains = [here[seed] - there[seed] for seed in here if seed in there]
+    if not gains:
+        return np.nan, np.nan
+    mean, spread = mean_and_spread(gains)
+    return mean, float(stdtrit(len(gains) - 1, 0.975) * spread / np.sqrt(len(gains)))
+
+
+def size_before_adaptation(records: Sequence[Record]) -> float:
+    """Root mean square over [-5, 5] of f_φ itself, before any adaptation, averaged over training seeds."""
+    curves = [np.array(record.results["shown"]["predictions"][0]) for record in finished(records)]
+    return float(np.mean([np.sqrt(np.mean(curve**2)) for curve in curves]))
+
+
+SCALE = ("outer_iterations", "eval_tasks", "curve_points", "curve_tasks", "order")
+"""The fields of a configuration that, beside the seed, say at which scale an experiment is done, and in which order its
+tasks, not which one it is."""
+
+
+def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
+    """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
+
+    Their configurations are `config` in all but `SCALE`, alike in length, learning curve and order. Of several such
+    sets it is the one of the most seeds, then of the most evaluation tasks, then that in exact order; of a seed, its
+    record of the most tasks. Empty where nobody ran it. `figures` is another folder whose records count.
+    """
+    wanted = plain(config)
+    # A record made before a field was added has its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    sets: dict[tuple[Any, ...], dict[int, Record]] = {}
+    for record in every_record(figures):
+        whole = defaults | record.config
+        same = all(_plain(whole[name]) == wanted[name] for name in wanted.keys() - {"seed", *SCALE})
+        if same and record.kind == type(config).__name__:
+            alike = tuple(whole.get(name) for name in SCALE if name != "eval_tasks")
+            seeds, seed = sets.setdefault(alike, {}), record.config["seed"]
+            if seed not in seeds or _tasks(record) > _tasks(seeds[seed]):
+                seeds[seed] = record
+
+    def size(alike):
+        iterations, *_, order = alike
+        return iterations, len(sets[alike]), sum(map(_tasks, sets[alike].values())), order == "exact"
+
+    return [record for _, record in sorted(sets[max(sets, key=size)].items())] if sets else []
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tasks(record):
+    return record.config.get("eval_tasks", 0)

@@ -1,0 +1,99 @@
+"""What a run must say of itself, and what it is called."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ..files import as_json
+from ..training import Learner, State
+
+Numbers = Mapping[str, Array | np.ndarray]
+"""By field, those of a configuration's values that a compiled program is given rather than made for."""
+
+
+class Measurement(NamedTuple):
+    """Something measured on a trained state: `measure(state, key)` for each of `tasks` keys, then summarised.
+
+    `measure` is part of a compiled program and returns a pytree of arrays; `summarise` turns that pytree, with a
+    leading axis of tasks, into what a record keeps (JSON). One name stands for one `measure`, along training and at the
+    end. A GPU takes up to `at_once` tasks at a time, which bounds its memory.
+    """
+
+    name: str
+    tasks: int
+    measure: Callable[[State, PRNGKeyArray], PyTree[Array]]
+    summarise: Callable[[PyTree[np.ndarray]], Any]
+    at_once: int = 500
+
+
+@runtime_checkable
+class Configuration(Protocol):
+    """What `run` trains: a frozen dataclass whose fields are all that a result depends on, one seed of it.
+
+    - `numbers`: the fields that may differ between runs of one compiled program, `seed` among them.
+    - `measured`: the fields that matter to measurements alone, so that runs which differ in them share a training.
+    - `counts`: of these, the fields that say only how many tasks are measured at the end.
+    - `name`: what the run is called; `run_name` adds what tells it from others of that name.
+    - `seed`, `outer_iterations`: which training this is, and how long.
+    - `curve_points`: at how many evenly spaced iterations the learning curve is measured.
+    - `precision`: of matrix products, as `jax.default_matmul_precision` takes it.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    numbers: ClassVar[tuple[str, ...]]
+    measured: ClassVar[tuple[str, ...]]
+    counts: ClassVar[tuple[str, ...]]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def outer_iterations(self) -> int: ...
+    @property
+    def curve_points(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+
+    def learner(self, data: PyTree, numbers: Numbers) -> Learner:
+        """The training, on `data` (any pytree of arrays); of `numbers` it takes these values, not its own."""
+        ...
+
+    def measurements(self, data: PyTree, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
+        """What is measured along training or, with `final`, at its end; arguments as `learner` has them."""
+        ...
+
+
+def numbers_of(config: Configuration) -> dict[str, np.ndarray]:
+    """A configuration's own `numbers`: its seed as uint32, others in JAX's default floating-point type."""
+    return {
+        name: np.asarray(getattr(config, name), np.uint32 if name == "seed" else jnp.result_type(float))
+        for name in config.numbers
+    }
+
+
+def same_program(config: Configuration) -> Hashable:
+    """Equal for configurations that one compiled program can train: those that differ in their `numbers` alone."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    shapes = {name: np.shape(fields[name]) for name in config.numbers}
+    return type(config), tuple((fields | shapes).items())
+
+
+def run_name(config: Configuration, *, training_only: bool = False) -> str:
+    """`NAME-HASH` of a configuration; with `training_only`, without its `measured`, which only measurements depend on.
+
+    Only fields that differ from their defaults are hashed, so that a field added later, whose default is what was
+    done before, leaves the names of earlier runs as they were.
+    """
+    changed = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != f.default and not (training_only and f.name in config.measured)
+    }
+    text = as_json([type(config).__name__, changed], sort_keys=True)
+    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

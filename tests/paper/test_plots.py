@@ -1,0 +1,67 @@
+"""Figures of made-up records: what is drawn, and what is left out and said to be."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from test_claims import record
+
+from reptile_eqx.paper import plots, settings
+
+
+@pytest.fixture(autouse=True)
+def no_window():
+    matplotlib.use("Agg")
+    yield
+    plt.close("all")
+
+
+LINE = "FOMAML, shared tail, cycle"
+
+
+def test_a_diverged_run_is_a_cross_on_the_axis_and_in_no_mean():
+    points = {
+        0.1: [record(0.9), record(0.8, seed=1)],
+        1.0: [record(0.7), record(0.1, seed=1, status="diverged")],
+        10.0: [record(0.2, status="diverged"), record(0.1, seed=1, status="diverged")],
+    }
+    (axes,) = plots.figure_4("4c", {LINE: points}).axes
+    crosses = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
+    assert crosses == [1.0, 10.0]
+    drawn = axes.containers[0].lines[0]
+    np.testing.assert_allclose(drawn.get_ydata(), [85, 70, np.nan])
+    assert axes.get_legend_handles_labels()[1] == [f"{LINE} (× 3 of 6 diverged)"]
+
+
+def test_a_diverged_curve_is_named_in_the_legend_and_in_no_mean():
+    variants = {
+        "sound": [record(0.9)],
+        "mixed": [record(0.8), record(0.1, seed=1, status="diverged")],
+        "lost": [record(0.1, status="diverged")],
+    }
+    for figure in (
+        plots.ablation_curves(variants),
+        plots.figure_3({f"g{i}": v for i, v in enumerate(variants.values(), 1)}),
+    ):
+        for axes in figure.axes:
+            assert [list(line.get_ydata()) for line in axes.lines] == [[90], [80], []]
+            labels = [line.get_label() for line in axes.lines]
+            assert "diverged" not in labels[0]
+            assert labels[1].endswith("(× 1 of 2 diverged)")
+            assert labels[2].endswith("(× 1 of 1 diverged)")
+
+
+def test_figure_3_has_a_closer_look_at_all_but_the_first_gradient():
+    _, closer = plots.figure_3({"g1": [record(0.3)], "g2": [record(0.8)], "g1+g2": [record(0.9)]}).axes
+    assert closer.get_ylim() == pytest.approx((70, 92))
+
+
+def test_a_sweep_has_a_panel_for_each_thing_swept():
+    points = {value: [record(accuracy)] for value, accuracy in ((2, 0.5), (5, 0.7))}
+    figure = plots.ablation_sweeps({"inner_iterations": points, "meta_batch_size": points, "adam_b1": points})
+    axes = figure.axes
+    assert [a.get_xlabel() for a in axes if a.lines] == [
+        settings.SWEPT[s] for s in ("inner_iterations", "meta_batch_size", "adam_b1")
+    ]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["2", "5"]
+    np.testing.assert_allclose(axes[0].containers[0].lines[0].get_ydata(), [50, 70])
