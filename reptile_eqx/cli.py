@@ -13,10 +13,10 @@ from typing import Any
 
 from . import datasets, files
 
-_RUN = """Execute the notebooks through papermill, each in a kernel of its own, and write figures, tables and the
-executed notebooks. Trainings that were finished before are read, not repeated; one that was interrupted goes on
-from its last checkpoint. A notebook that fails does not stop the others; the exit status is the number that failed.
-`paper` trains in order of worth, as the dry run lists it, and executes each notebook when all that it shows is there.
+_RUN = """Execute the notebooks, each in a kernel of its own, and write figures, tables and the executed notebooks.
+Trainings that were finished before are read; one that was interrupted goes on from its last checkpoint. A notebook that
+fails does not stop the others; the exit status is the number that failed. `paper` trains in order of worth, as the dry
+run lists it, and executes each notebook when all that it shows is there.
 
 examples:
   reptile-eqx run                                   all notebooks, minutes on two cores
@@ -27,28 +27,22 @@ examples:
 """
 
 _DATA = """Find, download, check and describe datasets. They are looked for in --directory, else in the directory that
-$REPTILE_DATA names, then in the project's data/. It holds omniglot/, as the two published zips or unpacked, which are
-downloaded where they are not there; and mini-imagenet/, for which there is no download: without it this says where to
-ask for it and how to lay it out.
-
-The exit status is the number of datasets that are damaged, or missing though they were named. Without names, one that
-is nowhere to be had is reported, and is no failure.
+$REPTILE_DATA names, then in the project's data/: omniglot/, which is downloaded where it is not there, and
+mini-imagenet/, for which this says where to ask. The exit status is the number of datasets that are damaged, or missing
+though they were named.
 
 examples:
   reptile-eqx data                                  every dataset there is
   reptile-eqx data omniglot --sheet omniglot.png    also a picture of a few classes
-  reptile-eqx data mini-imagenet                    every image decoded and checked, what is wrong listed
 """
 
 _BENCH = """Measure how fast the paper's training configurations run on this machine, beside what its matrix products
-reach, and how that grows with seeds, tasks and inner iterations. Nothing else should run meanwhile. No data is needed.
-Writes bench.png, bench.svg, bench.md and bench.json, in place of those that come with the project where --out does not
-say otherwise.
+reach, and with more seeds, tasks and inner iterations. Nothing else should run meanwhile. No data is needed. Writes
+bench.md and bench.json, in place of those that come with the project where --out does not say otherwise.
 
 examples:
   reptile-eqx bench                                 everything, under five minutes on two cores
   reptile-eqx bench --only omniglot-5way --devices 1 --out /tmp/bench
-  reptile-eqx bench --seeds 3 --order exact --precision tensorfloat32 --out /tmp/bench
 """
 
 

@@ -158,7 +158,7 @@ def _character(source, alphabet, number, found, resample, problems):
     reduced = np.zeros((_DRAWINGS, 28, 28, 1), np.uint8)
     for i, (file, content) in enumerate(sorted(found.items())):
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 if image.size != (_SIDE, _SIDE):
                     width, height = image.size
                     problems.append(f"{name}/{file} is {width}×{height} pixels; expected {_SIDE}×{_SIDE}")

@@ -12,24 +12,10 @@
 """
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
-MODULES = (
-    "bench",
-    "catalogue",
-    "claims",
-    "experiments",
-    "manifolds",
-    "operations",
-    "plan",
-    "plots",
-    "pretrained",
-    "report",
-    "settings",
-    "statistics",
-    "tables",
-    "theory",
-)
+MODULES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -6,31 +6,28 @@ iterations. Every rate is the median of several calls of the compiled program, e
 """
 
 import dataclasses
-import gc
 import math
 import multiprocessing
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..datasets import FACTS, ImageClasses
-from ..files import figures_directory, write
-from ..runs.configuration import numbers_of, same_program
+from ..files import as_json, figures_directory, write
+from ..runs.configuration import numbers_of
 from ..runs.devices import use_devices
 from ..runs.programs import Programs
 from ..runs.records import environment
@@ -38,18 +35,13 @@ from ..training import start
 from .catalogue import Scale, classification_runs, sine_runs
 from .experiments import FewShotClassification
 from .operations import examples_per_iteration, of_iteration
-from .report import write_figure, write_json
 
 SECONDS = 250.0
 """Default time for all configurations together; two idle cores measure everything in less than five minutes."""
 WORKLOADS = ("sine", "omniglot-5way", "omniglot-20way", "mini-imagenet-5way")
 """What is measured: the sine waves of Section 4, Table 3's columns, Table 4."""
-GROWN = {
-    "seeds": "seeds trained together",
-    "meta_batch_size": "meta-batch size (tasks)",
-    "inner_iterations": "inner iterations k",
-}
-"""What a workload is measured with more of, and its axis."""
+GROWN = {"seeds": "seeds", "meta_batch_size": "tasks", "inner_iterations": "k"}
+"""What a workload is measured with more of, and how a table calls it."""
 
 _PAPER_TURN, _GROWTH_TURN = 1.0, 0.4  # seconds that a timed call is to take, where one iteration does not take longer
 _SEEDS = 3  # of the paper's profile, which a GPU trains in one program
@@ -65,29 +57,21 @@ def configurations(name: str, seeds: int, **settings: Any) -> list[Any]:
     return [dataclasses.replace(config, **own) for config in configs]
 
 
-class Point(NamedTuple):
-    """What is measured at once: which axis grows ("paper": none), how many seeds, and a setting that is changed."""
-
-    axis: str
-    seeds: int
-    changes: dict[str, int]
-
-
-def points(config: Any, devices: int, on_cpu: bool, seeds: int | None = None) -> list[Point]:
-    """The paper's configuration, then more and fewer of each of `GROWN`.
+def points(config: Any, devices: int, on_cpu: bool, seeds: int | None = None) -> Iterator[dict[str, int]]:
+    """What is measured, by the values of `GROWN` that differ from the paper's: first nothing but the seeds.
 
     A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices; a
     GPU trains seeds in one batched program, and is given eight; both where `seeds` does not say how many.
     """
     seeds = seeds or (devices if on_cpu else 8 * devices)
-    grown = {1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32, 8 * devices, 32 * devices}
-    chosen = [Point("paper", seeds, {})]
-    chosen += [Point("seeds", count, {}) for count in sorted(grown - {seeds}, key=lambda count: (count < seeds, count))]
+    yield {"seeds": seeds}
+    for count in sorted({1, 2, 4, 8} if on_cpu else {1, 2, 4, 8, 16, 32}):
+        if count != seeds:
+            yield {"seeds": count}
     for axis in ("meta_batch_size", "inner_iterations"):
         own = getattr(config, axis)
-        values = (2 * own, own // 2) if own > 1 else (2, 4)
-        chosen += [Point(axis, seeds, {axis: value}) for value in values]
-    return chosen
+        for value in (2 * own, own // 2) if own > 1 else (2, 4):
+            yield {"seeds": seeds, axis: value}
 
 
 def matrix_products(devices: Sequence[jax.Device]) -> Callable[[int], None]:
@@ -143,75 +127,53 @@ def peak_memory(device: jax.Device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class _Bench:
-    """One workload in this process: its images, its programs one at a time, and what was measured of them."""
+def _random_data(config, devices):
+    """Random bytes of the shape of a configuration's dataset: timing does not depend on what images show."""
+    if not isinstance(config, FewShotClassification):
+        return None
+    facts = FACTS[config.dataset]
+    images = np.frombuffer(np.random.default_rng(0).bytes(math.prod(facts.shape)), np.uint8).reshape(facts.shape)
+    everywhere = NamedSharding(Mesh(np.array(devices), ("device",)), PartitionSpec())
+    return ImageClasses(jax.device_put(images, everywhere), (), config.dataset, "random bytes", facts)
 
-    def __init__(self, name: str, devices: Sequence[jax.Device], repeats: int, settings: dict[str, Any]):
-        self.name, self.devices, self.repeats, self.settings = name, devices, repeats, settings
-        self.data, self._state, self._products, self._key, self._programs = None, None, {}, None, None
-        (config,) = configurations(name, 1)
-        if isinstance(config, FewShotClassification):
-            facts = FACTS[config.dataset]
-            images = np.frombuffer(np.random.default_rng(0).bytes(math.prod(facts.shape)), np.uint8)
-            everywhere = NamedSharding(Mesh(np.array(devices), ("device",)), PartitionSpec())
-            images = jax.device_put(images.reshape(facts.shape), everywhere)
-            self.data = ImageClasses(images, (), config.dataset, "random bytes", facts)
 
-    def _program(self, config: Any, seeds: int) -> Programs:
-        """Programs that train `seeds` runs like `config`; those of the point before, where they are the same."""
-        programs = Programs(config, self.data, seeds, self.devices)
-        key = (same_program(config), programs.train.width)
-        if key != self._key:
-            self._key, self._programs = key, programs
-            gc.collect()  # the images that the programs before kept on the devices
-        return self._programs
+def _measured(
+    configs: Sequence[Any], data: Any, devices: Sequence[jax.Device], repeats: int, seconds: float
+) -> dict[str, Any]:
+    """Rates of one point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
+    programs = Programs(configs[0], data, len(configs), devices)
+    # A first state, which seeds can share as each trains on tasks of its own.
+    state = start(configs[0].learner(data, numbers_of(configs[0])), jax.random.PRNGKey(0))
+    state = jax.device_get(eqx.filter(state, eqx.is_array))
+    units = [programs.unit(config, state) for config in configs]
 
-    def _first_state(self, config: Any) -> Any:
-        """A first state, which seeds can share as each trains on tasks of its own."""
-        if self._state is None:
-            state = start(config.learner(self.data, numbers_of(config)), jax.random.PRNGKey(0))
-            self._state = jax.device_get(eqx.filter(state, eqx.is_array))
-        return self._state
+    def turn(iterations):
+        for begin in range(0, len(units), programs.train.width):
+            programs.train(units[begin : begin + programs.train.width], np.int32(iterations))
 
-    def measure(self, point: Point, seconds: float) -> dict[str, Any]:
-        """Rates of a point, from calls that take about `seconds` each, by turns where not all seeds fit at once."""
-        configs = configurations(self.name, point.seeds, **self.settings | point.changes)
-        programs = self._program(configs[0], point.seeds)
-        units = [programs.unit(config, self._first_state(config)) for config in configs]
-
-        def turn(iterations):
-            for begin in range(0, len(units), programs.train.width):
-                programs.train(units[begin : begin + programs.train.width], np.int32(iterations))
-
-        used = programs.train.devices
-        if used not in self._products:
-            products = matrix_products(self.devices[:used])
-            self._products[used] = products, _repetitions(products, _PEAK_TURN)
-        products, times = self._products[used]
-        # Training's own calls take seconds; with short ones the time between them would count.
-        turns = -(-len(units) // programs.train.width)
-        iterations, taken, product_taken = _repetitions(turn, turns * seconds), [], []
-        # By turns, so that whatever disturbs one of them disturbs the other.
-        for _ in range(self.repeats):
-            product_taken.append(_timed(products, times))
-            taken.append(_timed(turn, iterations))
-        peak = 2 * _PEAK_SIZE**3 * _PEAK_PRODUCTS * times * used / float(np.median(product_taken))
-        rates = sorted(iterations * point.seeds / s for s in taken)
-        rate, count = float(np.median(rates)), of_iteration(configs[0])
-        return {
-            "axis": point.axis,
-            "seeds": point.seeds,
-            "devices": used,
-            **{name: getattr(configs[0], name) for name in GROWN if hasattr(configs[0], name)},
-            "iterations_per_call": iterations,
-            "outer_iterations_per_second": rate,
-            "lowest_and_highest": [rates[0], rates[-1]],
-            "images_per_second": rate * examples_per_iteration(configs[0]),
-            "flops_per_second": rate * count,
-            "peak_flops_per_second": peak,
-            "share_of_peak": rate * count / peak,
-            "compile_seconds": programs.train.compile_seconds,
-        }
+    used = programs.train.devices
+    products = matrix_products(devices[:used])
+    times = _repetitions(products, _PEAK_TURN)
+    # Training's own calls take seconds; with short ones the time between them would count.
+    iterations = _repetitions(turn, -(-len(units) // programs.train.width) * seconds)
+    # By turns, so that whatever disturbs one of them disturbs the other.
+    taken = [(_timed(products, times), _timed(turn, iterations)) for _ in range(repeats)]
+    peak = 2 * _PEAK_SIZE**3 * _PEAK_PRODUCTS * times * used / float(np.median([product for product, _ in taken]))
+    rates = sorted(iterations * len(configs) / seconds for _, seconds in taken)
+    rate = float(np.median(rates))
+    return {
+        "seeds": len(configs),
+        "devices": used,
+        **{name: getattr(configs[0], name) for name in GROWN if hasattr(configs[0], name)},
+        "iterations_per_call": iterations,
+        "outer_iterations_per_second": rate,
+        "lowest_and_highest": [rates[0], rates[-1]],
+        "images_per_second": rate * examples_per_iteration(configs[0]),
+        "flops_per_second": rate * of_iteration(configs[0]),
+        "peak_flops_per_second": peak,
+        "share_of_peak": rate * of_iteration(configs[0]) / peak,
+        "compile_seconds": programs.train.compile_seconds,
+    }
 
 
 def measure(
@@ -231,15 +193,15 @@ def measure(
     jax.config.update("jax_enable_compilation_cache", False)
     settings = {"order": Scale("paper", platform=chosen[0].platform).order} | settings
     (config,) = configurations(name, 1, **settings)
-    todo = points(config, len(chosen), chosen[0].platform == "cpu", seeds)
-    bench, measured, memory = _Bench(name, chosen, repeats, settings), [], 0
+    todo = list(points(config, len(chosen), chosen[0].platform == "cpu", seeds))
+    data, measured, memory = _random_data(config, chosen), [], 0
     with tqdm(todo, desc=f"{name:18}", unit="point") as bar:
         for point in bar:
             if measured and time.perf_counter() - began > seconds:
                 break
-            at = point.changes or {"seeds": point.seeds}
-            bar.set_postfix_str(", ".join(f"{label} {value}" for label, value in at.items()))
-            measured.append(bench.measure(point, _GROWTH_TURN if measured else _PAPER_TURN))
+            bar.set_postfix_str(", ".join(f"{GROWN[axis]} {value}" for axis, value in point.items()))
+            configs = configurations(name, **settings | point)
+            measured.append(_measured(configs, data, chosen, repeats, _GROWTH_TURN if measured else _PAPER_TURN))
             memory = memory or peak_memory(chosen[0])
     return {
         "name": name,
@@ -248,7 +210,7 @@ def measure(
         "flops_per_iteration_by_hand": of_iteration(config),
         "peak_memory_bytes": memory,
         "points": measured,
-        "left_out_for_time": [point._asdict() for point in todo[len(measured) :]],
+        "left_out_for_time": todo[len(measured) :],
         "seconds": time.perf_counter() - began,
         "made": environment(chosen),
     }
@@ -291,7 +253,7 @@ def bench(
     seeds: int | None = None,
     **settings: Any,
 ) -> list[Path]:
-    """Measure workloads, print a table, and write `bench.png`, `bench.svg`, `bench.md` and `bench.json`.
+    """Measure workloads, print a table, and write it as `bench.md`, and all that was measured as `bench.json`.
 
     **Arguments:**
 
@@ -323,7 +285,6 @@ def bench(
     made = [result.pop("made") for result in results][0]
     shown = f"**The paper's configurations on {made['device']}**\n\n{table(results)}\n"
     print(f"\n{shown}")
-    folder = Path(out or figures_directory())
     contents = {
         "made": {**made, "platform": platform.platform()},
         "asked": {"only": list(only), **asked, **settings},
@@ -331,19 +292,17 @@ def bench(
         "seconds": time.perf_counter() - began,
         "workloads": results,
     }
+    folder = Path(out or figures_directory())
     write(folder / "bench.md", shown)
-    return [
-        *write_figure(figure(results, made["device"]), folder, "bench"),
-        folder / "bench.md",
-        write_json(folder, "bench", contents),
-    ]
+    write(folder / "bench.json", as_json(contents, indent=1) + "\n")
+    return [folder / "bench.md", folder / "bench.json"]
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The paper's configurations and how they grow, one a row, as Markdown."""
     rows = []
     for result in results:
-        paper = result["points"][0]
+        paper, *grown = result["points"]
         row = {
             "": result["name"],
             "seeds": paper["seeds"],
@@ -356,40 +315,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             "compile s": f"{paper['compile_seconds']:.1f}",
             "memory MB": f"{result['peak_memory_bytes'] / 1e6:,.0f}",
         }
-        for axis, label in GROWN.items():
-            line = grown(result, axis)
-            cells = [f"{point[axis]}: {point['outer_iterations_per_second']:,.1f}" for point in line]
-            row[f"it/s by {label}"] = ", ".join(cells) if len(line) > 1 else ""
-        rows.append(row | {"left out for time": len(result["left_out_for_time"])})
+        for axis, called in GROWN.items():
+            along = sorted((p[axis], p["outer_iterations_per_second"]) for p in grown if p[axis] != paper[axis])
+            row[f"it/s by {called}"] = ", ".join(f"{value}: {rate:,.1f}" for value, rate in along)
+        rows.append(row | {"left out": len(result["left_out_for_time"])})
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-
-
-def grown(result: dict[str, Any], axis: str) -> list[dict[str, Any]]:
-    """The points along an axis with the paper's configuration among them, in order; none where there is no axis."""
-    along = [point for point in result["points"] if point["axis"] in ("paper", axis) and axis in point]
-    return sorted(along, key=lambda point: point[axis])
-
-
-def figure(results: Sequence[dict[str, Any]], device: str) -> Figure:
-    """How the rate grows along each of `GROWN`, from the paper's configuration, and the shares of the peak."""
-    drawn, (*panels, bars) = plt.subplots(1, len(GROWN) + 1, figsize=(16, 4), layout="constrained")
-    colours, markers = ("#009E73", "#0072B2", "#D55E00", "#E69F00"), "o^sD"
-    for i, result in enumerate(results):
-        paper = result["points"][0]
-        look = dict(color=colours[i], marker=markers[i])
-        for axes, (axis, label) in zip(panels, GROWN.items(), strict=True):
-            line = grown(result, axis)
-            rates = [point["images_per_second"] / paper["images_per_second"] for point in line]
-            axes.plot([point[axis] for point in line], rates, label=result["name"], **look)
-            axes.set(xlabel=label, ylabel="images / s (paper's setting = 1)", ylim=(0, None))
-        share = 100 * paper["share_of_peak"]
-        bars.bar(result["name"].replace("-5", "\n5").replace("-20", "\n20"), share, color=colours[i])
-        bars.text(i, share, f"{share:.0f} %\n{paper['images_per_second']:,.0f}/s", ha="center", va="bottom")
-    for axes in panels:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(alpha=0.25)
-    bars.set(ylabel="share of the matrix-product peak (%)", ylim=(0, 118), yticks=range(0, 101, 20))
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    drawn.suptitle(f"Speed of the paper's trainings, in total over seeds, on {device}; images, or the sine's points")
-    return drawn

@@ -35,8 +35,14 @@ def _noted(title: str, note: str) -> str:
     return f"{title}\n{textwrap.fill(f'({note})', 80)}" if note else title
 
 
-def _title(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(_noted(title, note), fontsize=10)
+def _finish(figure: Figure, title: str, note: str = "", columns: int = 5) -> Figure:
+    """Grids, one legend below all panels, the title above them."""
+    for axes in figure.axes:
+        axes.grid(alpha=0.25)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=columns, fontsize=8)
+    figure.suptitle(_noted(title, note), fontsize=10)
+    return figure
 
 
 def _without_diverged(records: Sequence[Record], label: str) -> tuple[list[Record], str]:
@@ -108,9 +114,7 @@ def figure_1(panels: Mapping[str, Record], note: str = "") -> Figure:
     for axes, (title, record) in zip(row, panels.items(), strict=True):
         _panel(axes, record, title)
     row[0].set_ylabel("f(x)")
-    figure.legend(*row[-1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    figure.suptitle(_noted("Figure 1: 32 gradient steps on 10 sampled points", note), fontsize=11)
-    return figure
+    return _finish(figure, "Figure 1: 32 gradient steps on 10 sampled points", note, 6)
 
 
 def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Figure:
@@ -125,10 +129,7 @@ def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Fi
     tasks = finished(next(iter(methods.values())))[0].results["loss"]["tasks"]
     axes.set(xlabel="gradient steps on 10 sampled points", ylabel="eq. 8: squared error integrated over [-5, 5]")
     axes.set_yscale("log")
-    figure.legend(frameon=False, loc="outside lower center", ncols=5, fontsize=8)
-    _title(axes, f"Mean over {tasks:,} unseen tasks; {_seeds(len(losses))}", note)
-    axes.grid(alpha=0.25)
-    return figure
+    return _finish(figure, f"Mean over {tasks:,} unseen tasks; {_seeds(len(losses))}", note)
 
 
 def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -> Figure:
@@ -143,10 +144,7 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
             )
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="x", ylabel="f(x) before adaptation")
-    figure.legend(frameon=False, loc="outside lower center", ncols=5, fontsize=8)
-    _title(axes, "The initialisations themselves, one line a training seed (waves reach ±5)", note)
-    axes.grid(alpha=0.25)
-    return figure
+    return _finish(figure, "The initialisations themselves, one line a training seed (waves reach ±5)", note)
 
 
 def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
@@ -167,12 +165,8 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
             axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
-    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8)
-    what = task_name(records[0])
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
-    _title(axes, f"{what}, {tasks} tasks a point; {seeds}", note)
-    axes.grid(alpha=0.25)
-    return figure
+    return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; {seeds}", note, 2)
 
 
 def _accuracy(shots: str, setting: str) -> Callable[[Any], float]:
@@ -194,17 +188,12 @@ def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: st
             style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
             _curve(axes, records, value, label, smooth=True, color=colours[k], linestyle=style)
         axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
-        axes.grid(alpha=0.25)
     ends = [value(r.curve[-1]) for label, some in curves.items() for r in some if label != "g1" and r.curve]
     if ends:
         panels[1].set_ylim(min(ends) - 10, min(max(ends) + 2, 100))
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), frameon=False, ncols=5, fontsize=8, loc="outside lower center"
-    )
     tasks = next(iter(curves.values()))[0].config["curve_tasks"]
     title = "Figure 3: inner-loop gradient combinations, on unseen classes"
-    figure.suptitle(_noted(f"{title}\n{tasks} tasks a point, each smoothed with its neighbours", note), fontsize=10)
-    return figure
+    return _finish(figure, f"{title}\n{tasks} tasks a point, each smoothed with its neighbours", note)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
@@ -247,10 +236,7 @@ def figure_4(
     axes.set(xlabel=swept, ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
     if panel == "4c":
         axes.set_xscale("log")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    _title(axes, f"Figure {panel}, on unseen classes", note)
-    axes.grid(alpha=0.25)
-    return figure
+    return _finish(figure, f"Figure {panel}, on unseen classes", note, 2)
 
 
 def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: str = "") -> Figure:
@@ -270,14 +256,9 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
         axes.set_xticks(places, [f"{value:g}" for value in points])
         axes.set_xlabel(SWEPT[swept])
         axes.margins(x=0.15)
-        axes.grid(alpha=0.25)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy on unseen classes (%)")
-    figure.legend(
-        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-    )
-    figure.suptitle(_noted("5-way Omniglot, around Table 3", note), fontsize=10)
-    return figure
+    return _finish(figure, "5-way Omniglot, around Table 3", note, 4)
 
 
 def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
@@ -290,14 +271,8 @@ def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", se
         for (name, records), (colour, style) in zip(variants.items(), looks, strict=False):
             _curve(axes, records, _accuracy(shots, setting), name, color=colour, linestyle=style)
         axes.set(xlabel="outer iterations", ylabel=f"{shots} accuracy (%), {SETTINGS[setting]}")
-        axes.grid(alpha=0.25)
-    figure.legend(
-        *row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
-    )
     tasks = next(iter(variants.values()))[0].config["curve_tasks"]
-    title = f"5-way Omniglot, around Table 3, unseen classes, {tasks} tasks a point"
-    figure.suptitle(_noted(title, note), fontsize=10)
-    return figure
+    return _finish(figure, f"5-way Omniglot, around Table 3, unseen classes, {tasks} tasks a point", note, 3)
 
 
 def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -314,10 +289,8 @@ def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, n
         guide = errors["Reptile"][0] * (alphas / alphas[0]) ** 2
         axes.loglog(alphas, guide, color="black", linewidth=0.8, linestyle=(0, (1, 3)), label="slope 2")
         axes.set(xlabel="inner step size α", title=f"sine MLP, {name}, k = {len(inner) + 1}")
-        axes.grid(alpha=0.25)
     row[0].set_ylabel("norm of (exact - expansion)")
-    figure.legend(*row[-1].get_legend_handles_labels(), loc="outside lower center", ncols=11, frameon=False, fontsize=8)
-    return figure
+    return _finish(figure, "Errors of the expansions", columns=11)
 
 
 def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]) -> Figure:
@@ -332,12 +305,8 @@ def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, M
         axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":", label="2 %")
         axes.set(xlabel="αk", ylim=(1e-5, 1e3))
         axes.set_title(name, fontsize=10)
-        axes.grid(alpha=0.25)
     row[0, 0].set_ylabel("relative error of AvgGradInner's coefficient")
-    figure.legend(
-        *row[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8, ncols=5
-    )
-    return figure
+    return _finish(figure, "Where the Taylor series breaks")
 
 
 WATCHED = {
@@ -351,13 +320,10 @@ WATCHED = {
 
 
 def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: str = "") -> Figure:
-    """What `SineAnalysis` runs saw along training: mean over seeds, shaded from the lowest to the highest."""
-    figure, grid = plt.subplots(
-        -(-len(what) // 2), 2, figsize=(10, 3.3 * -(-len(what) // 2)), squeeze=False, layout="constrained"
-    )
-    for axes in grid.ravel()[len(what) :]:
-        axes.remove()
-    for axes, quantity in zip(grid.ravel(), what, strict=False):
+    """What `SineAnalysis` runs saw along training, an even number of `WATCHED`: mean over seeds, and their range."""
+    rows = len(what) // 2
+    figure, grid = plt.subplots(rows, 2, figsize=(10, 3.3 * rows), squeeze=False, layout="constrained")
+    for axes, quantity in zip(grid.ravel(), what, strict=True):
         for name, records in methods.items():
             look = dict(color=COLOURS[name], linestyle=STYLES[name])
             _curve(axes, records, lambda point, what=quantity: point["watched"][what]["mean"], name, **look)
@@ -371,14 +337,9 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
         if quantity not in ("distance", "loss_there"):
             axes.axhline(0, color="black", linewidth=0.6)
         axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
-        axes.grid(alpha=0.25)
-    figure.legend(
-        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9
-    )
     one = next(iter(methods.values()))
     title = f"Sine tasks, {one[0].config['curve_tasks']} unseen tasks a point; {_seeds(len(one))}"
-    figure.suptitle(_noted(title, note), fontsize=10)
-    return figure
+    return _finish(figure, title, note, 4)
 
 
 def figure_2(paths: Mapping[str, np.ndarray], goal: np.ndarray) -> Figure:

@@ -4,42 +4,17 @@ SINE = dict(outer_iterations=30_000)
 """Section 4: the length of the authors' published program; the paper gives none. `SineRegression` has the rest."""
 
 TABLE_3 = {
-    5: dict(
-        learning_rate=1e-3,
-        inner_batch_size=10,
-        inner_iterations=5,
-        training_shots=10,
-        outer_step_size=1.0,
-        outer_iterations=100_000,
-        meta_batch_size=5,
-        eval_inner_iterations=50,
-        eval_inner_batch_size=5,
-    ),
-    20: dict(
-        learning_rate=5e-4,
-        inner_batch_size=20,
-        inner_iterations=10,
-        training_shots=10,
-        outer_step_size=1.0,
-        outer_iterations=200_000,
-        meta_batch_size=5,
-        eval_inner_iterations=50,
-        eval_inner_batch_size=10,
-    ),
-}
+    5: dict(learning_rate=1e-3, inner_batch_size=10, inner_iterations=5, training_shots=10, outer_step_size=1.0,
+            outer_iterations=100_000, meta_batch_size=5, eval_inner_iterations=50, eval_inner_batch_size=5),
+    20: dict(learning_rate=5e-4, inner_batch_size=20, inner_iterations=10, training_shots=10, outer_step_size=1.0,
+             outer_iterations=200_000, meta_batch_size=5, eval_inner_iterations=50, eval_inner_batch_size=10),
+}  # fmt: skip
 """Table 3: Reptile's hyper-parameters on Omniglot, by ways."""
 
 TABLE_4 = dict(
-    learning_rate=1e-3,
-    inner_batch_size=10,
-    inner_iterations=8,
-    training_shots=15,
-    outer_step_size=1.0,
-    outer_iterations=100_000,
-    meta_batch_size=5,
-    eval_inner_batch_size=(5, 15),
-    eval_inner_iterations=50,
-)
+    learning_rate=1e-3, inner_batch_size=10, inner_iterations=8, training_shots=15, outer_step_size=1.0,
+    outer_iterations=100_000, meta_batch_size=5, eval_inner_iterations=50, eval_inner_batch_size=(5, 15),
+)  # fmt: skip
 """Table 4: Reptile's hyper-parameters on Mini-ImageNet. Its columns, 1-shot and 5-shot, differ in the evaluation's
 batch alone, so that one training serves both."""
 
@@ -47,11 +22,9 @@ _FINN = dict(optimiser="sgd", loss="mean", outer_optimiser="adam", outer_step_si
 FINN = {
     ("omniglot", 5): _FINN | dict(learning_rate=0.4, meta_batch_size=32, inner_iterations=2, eval_inner_iterations=3),
     ("omniglot", 20): _FINN | dict(learning_rate=0.1, meta_batch_size=16, inner_iterations=6, eval_inner_iterations=5),
-    ("mini-imagenet", 5): _FINN
-    | dict(
-        learning_rate=0.01, meta_batch_size=4, inner_iterations=6, eval_inner_iterations=10, outer_iterations=60_000
-    ),
-}
+    ("mini-imagenet", 5): _FINN | dict(learning_rate=0.01, meta_batch_size=4, inner_iterations=6,
+                                       eval_inner_iterations=10, outer_iterations=60_000),
+}  # fmt: skip
 """Finn et al.'s hyper-parameters of MAML and first-order MAML, by dataset and ways.
 
 The last of the `inner_iterations` batches is the query, so that they take one inner step less. Every inner batch is the
@@ -69,31 +42,16 @@ TABLE_1 = {
 
 TABLE_2 = {
     "MAML + Transduction": {(1, 5): (98.7, 0.4), (5, 5): (99.9, 0.1), (1, 20): (95.8, 0.3), (5, 20): (98.9, 0.2)},
-    "1st-order MAML + Transduction": {
-        (1, 5): (98.3, 0.5),
-        (5, 5): (99.2, 0.2),
-        (1, 20): (89.4, 0.5),
-        (5, 20): (97.9, 0.1),
-    },
+    "1st-order MAML + Transduction":
+        {(1, 5): (98.3, 0.5), (5, 5): (99.2, 0.2), (1, 20): (89.4, 0.5), (5, 20): (97.9, 0.1)},
     "Reptile": {(1, 5): (95.39, 0.09), (5, 5): (98.90, 0.10), (1, 20): (88.14, 0.15), (5, 20): (96.65, 0.33)},
-    "Reptile + Transduction": {
-        (1, 5): (97.68, 0.04),
-        (5, 5): (99.48, 0.06),
-        (1, 20): (89.43, 0.14),
-        (5, 20): (97.12, 0.32),
-    },
-}
+    "Reptile + Transduction":
+        {(1, 5): (97.68, 0.04), (5, 5): (99.48, 0.06), (1, 20): (89.43, 0.14), (5, 20): (97.12, 0.32)},
+}  # fmt: skip
 """Table 2: accuracy on Omniglot in percent and its ±, by algorithm and `(shots, ways)`."""
 
-_GRADIENTS = dict(
-    optimiser="sgd",
-    learning_rate=3e-3,
-    meta_batch_size=1,
-    outer_iterations=40_000,
-    eval_inner_iterations=5,
-    eval_inner_batch_size=25,
-    eval_shots=(5,),
-)
+_GRADIENTS = dict(optimiser="sgd", learning_rate=3e-3, meta_batch_size=1, outer_iterations=40_000,
+                  eval_inner_iterations=5, eval_inner_batch_size=25, eval_shots=(5,))  # fmt: skip
 TABLE_5 = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
 """Table 5: hyper-parameters of Section 6.2, plain SGD inside and outside, no meta-batch."""
 
