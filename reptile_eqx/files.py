@@ -6,7 +6,7 @@ can know (files, the time) the first one tells the others, and it alone writes a
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,7 +65,7 @@ def as_json(value: Any, **options: Any) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Generator[BinaryIO]:
     """A file to write `path` anew into, beside it, that takes its place when all is written: nobody reads half of it.
 
     Its folder is made where it is not there. Where something goes wrong, the old file stays, and nothing beside it.

@@ -14,4 +14,5 @@ class Hardware(NamedTuple):
 
 def hardware() -> Hardware:
     """What JAX would run a computation on that is traced now, and how precise its products are to be."""
-    return Hardware(jax.default_backend() == "cpu", jax.config.jax_default_matmul_precision)
+    precision = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute]
+    return Hardware(jax.default_backend() == "cpu", precision)

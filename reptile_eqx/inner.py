@@ -61,8 +61,8 @@ def adapt(
         return (optax.apply_updates(parameters, updates), state, total), value
 
     total = None if weights is None else jax.tree.map(jnp.zeros_like, parameters)
-    step = jax.checkpoint(step) if checkpoint else step
-    (parameters, state, total), losses = jax.lax.scan(step, (parameters, state, total), (batches, weights))
+    one_step = jax.checkpoint(step) if checkpoint else step
+    (parameters, state, total), losses = jax.lax.scan(one_step, (parameters, state, total), (batches, weights))
     return Adapted(eqx.combine(parameters, rest), state, losses, total)
 
 

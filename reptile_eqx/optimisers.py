@@ -38,12 +38,13 @@ def reference_adam(
     the first steps and for tiny gradients.
     """
 
-    def init(parameters):
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
         return RollingAdamState(jnp.zeros((), jnp.int32), zeros if b1 else None, zeros)
 
-    def update(gradient, state, parameters=None):
-        del parameters
+    def update(updates, state, params=None):
+        del params
+        gradient = updates
         count = state.count + 1
         square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.square, gradient)
         mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradient) if b1 else None

@@ -91,7 +91,7 @@ def outer_iteration(learner: Learner, state: State, task_axis: str | None = None
     if learner.merge is None:
         mean, inner, losses = exact_order(learner, state, keys)
     else:
-        mean, inner, losses = parallel_order(learner, state, keys, task_axis)
+        mean, inner, losses = parallel_order(learner, state, keys, learner.merge, task_axis)
     updates, outer = learner.outer.update(mean, state.outer, parameters)
     model = eqx.apply_updates(state.model, updates)
     return State(model, inner, outer, state.iteration + 1, state.key), losses.mean()
@@ -115,10 +115,10 @@ def exact_order(learner: Learner, state: State, keys: Array) -> tuple[PyTree, Py
 
 
 def parallel_order(
-    learner: Learner, state: State, keys: Array, task_axis: str | None = None
+    learner: Learner, state: State, keys: Array, merge: Callable[[PyTree, PyTree], PyTree], task_axis: str | None = None
 ) -> tuple[PyTree, PyTree, Float[Array, " task"]]:
-    """The parallel order: each task starts from the same φ *and* the same inner state, and `learner.merge` makes one
-    state of those they leave. Arguments and result otherwise as `exact_order` and `outer_iteration` have them.
+    """The parallel order: each task starts from the same φ *and* the same inner state, and `merge` makes one state of
+    those they leave. Arguments and result otherwise as `exact_order` and `outer_iteration` have them.
 
     The result does not depend on how many devices `task_axis` has: they gather all tasks, then take the mean.
     """
@@ -133,7 +133,7 @@ def parallel_order(
         everyone = jax.lax.all_gather(outcomes, task_axis, tiled=True)
         outcomes = jax.tree.map(lambda leaf: leaf[:count], everyone)
     gradients, after, losses = outcomes
-    return jax.tree.map(lambda g: g.mean(0), gradients), learner.merge(state.inner, after), losses
+    return jax.tree.map(lambda g: g.mean(0), gradients), merge(state.inner, after), losses
 
 
 def _one_task(learner, model, inner, key):

@@ -32,9 +32,10 @@ def test_ci_runs_the_two_commands_of_the_readme():
     """CI takes its commands out of the README; here, that it finds both, whole and in one line each."""
     ci = (ROOT / ".ci" / "run").read_text()
     comments = re.findall(r'command_after "(.*?)"', ci)
-    assert comments == ["make the figures", "pass the tests"]
+    assert comments == ["make the figures", "pass the tests", "check what you changed"]
     lines = blocks("bash")[0].splitlines()
-    for comment, ending in zip(comments, ("reptile-eqx run", "pytest"), strict=True):
+    assert README.count("# check what you changed\n.venv/bin/pip install") == 1 and 'bash -c "$checks' in ci
+    for comment, ending in zip(comments[:2], ("reptile-eqx run", "pytest"), strict=True):
         at = next(i for i, line in enumerate(lines) if line.startswith(f"# {comment}"))
         assert lines[at + 1].startswith("python3 -m venv .venv && .venv/bin/pip install")
         assert lines[at + 1].endswith(ending)

@@ -136,7 +136,8 @@ def cached(
             if found is None:
                 _write(path, shape, make)
                 found = _read(path, shape, verify=False)
-            return found
+            if found is not None:
+                return found
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
             raise
@@ -180,7 +181,7 @@ def _write(path: Path, shape: tuple[int, ...], make: Callable[[Callable[[Block],
     header, about = {"descr": "|u1", "fortran_order": False, "shape": shape}, path.with_suffix(".json")
 
     def append(block):
-        file.write(np.ascontiguousarray(block))
+        file.write(np.ascontiguousarray(block).data)
 
     with files.replacing(path) as file:
         np.lib.format.write_array_header_1_0(file, header)

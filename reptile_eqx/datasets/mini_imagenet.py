@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import math
 import os
 import threading
 import warnings
@@ -172,14 +173,13 @@ def _decode(folder: Path, files: list[str], resample: str, write: Callable[[Bloc
             f"  {listed}\n"
             "Nothing of it was kept: mend or replace what is named, then start again."
         )
-    area = {size: size[0] * size[1] for size in sizes}
     return {
         "layout": "the lists train.csv, val.csv and test.csv" if by_lists else "the folders train/, val/ and test/",
         "classes": [label for split in _SPLITS for label in sorted(listing[split])],
         "resized": sum(size != (_SIDE, _SIDE) for size in sizes),
         "converted": converted,
-        "smallest": min(area, key=area.get),
-        "largest": max(area, key=area.get),
+        "smallest": min(sizes, key=math.prod),
+        "largest": max(sizes, key=math.prod),
     }
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -197,7 +198,7 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
             for member in archive.infolist():
                 if member.filename.endswith(".png"):
                     yield member.filename, archive.read(member)
-    except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{source} is no whole zip archive ({error}): its download or copy was cut short or damaged; get it again"
         ) from error

@@ -77,7 +77,7 @@ class Scale(NamedTuple):
         """A profile's settings, with `outer_iterations` overridden; raises `ValueError` for what cannot be."""
         if self.profile not in PROFILES:
             raise ValueError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}")
-        settings = dict(profiles[self.profile])
+        settings: dict[str, Any] = dict(profiles[self.profile])
         if self.outer_iterations is not None:
             if not isinstance(self.outer_iterations, int) or self.outer_iterations < 1:
                 raise ValueError(f"`outer_iterations` is {self.outer_iterations!r}; expected a whole number, 1 or more")
@@ -143,7 +143,7 @@ _FASTER = {
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
 # Every point that differs in a shape is compiled anew, so that the smallest profile has few of them.
-_SMOKE = {
+_SMOKE: dict[str, tuple[Any, ...]] = {
     "Figure 3": ("g1", "g2", "g1+g2", "½(g1+g2)"),
     "4a": (4,),
     "4b": (25,),
@@ -154,7 +154,7 @@ _SMOKE = {
     "adam_b1": (0.0,),
     "precision": ("float32", "tensorfloat32"),
 }
-_MAML = dict(training_points=10, inner_iterations=6, outer_optimiser="adam", outer_step_size=1e-3)
+_MAML: dict[str, Any] = dict(training_points=10, inner_iterations=6, outer_optimiser="adam", outer_step_size=1e-3)
 _MAML_SHAPES = {
     "1 inner step, 1 task": (1, 1),
     "1 inner step, 4 tasks": (1, 4),
@@ -163,7 +163,7 @@ _MAML_SHAPES = {
 }
 # Joint training steps on all 50 points at once. MAML and FOMAML adapt to ten random points for five steps and are
 # judged by the 50 (`maml_setting_runs`).
-_SINE_ALGORITHMS = {
+_SINE_ALGORITHMS: dict[str, dict[str, Any]] = {
     "random": dict(outer_iterations=0, curve_points=0),
     "joint": dict(inner_batch_size=50, inner_iterations=1),
     "maml": _MAML,
@@ -173,7 +173,7 @@ _SINE_ALGORITHMS = {
 
 def sine_runs(scale: Scale, algorithm: str) -> list[SineRegression]:
     """Section 4's trainings, one for each seed; `algorithm` as in `SineRegression`."""
-    settings = SINE | scale.settings(_SINE) | _SINE_ALGORITHMS.get(algorithm, {})
+    settings: dict[str, Any] = SINE | scale.settings(_SINE) | _SINE_ALGORITHMS.get(algorithm, {})
     return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
 
 
@@ -182,23 +182,19 @@ def maml_setting_runs(scale: Scale) -> dict[str, list[SineRegression]]:
 
     `smoke` varies the step size alone, which takes no other program.
     """
-    settings = SINE | _MAML | scale.settings(_SINE) | dict(curve_points=0)
+    settings: dict[str, Any] = SINE | _MAML | scale.settings(_SINE) | dict(curve_points=0)
     shapes = dict([*_MAML_SHAPES.items()][-1:]) if scale.profile == "smoke" else _MAML_SHAPES
-    return {
-        f"{shape}, α = {alpha}": [
-            SineRegression(
-                **settings | dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha),
-                algorithm="maml",
-            )
-        ]
+    varied: dict[str, dict[str, Any]] = {
+        f"{shape}, α = {alpha}": dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha)
         for shape, (steps, tasks) in shapes.items()
         for alpha in (0.01, 0.02)
     }
+    return {label: [SineRegression(algorithm="maml", **settings | own)] for label, own in varied.items()}
 
 
 def analysis_runs(scale: Scale, algorithm: str) -> list[SineAnalysis]:
     """The trainings of `sine_runs`, watched along the way for Section 5."""
-    settings = SINE | _SINE_ALGORITHMS.get(algorithm, {}) | scale.settings(_SINE_ANALYSIS)
+    settings: dict[str, Any] = SINE | _SINE_ALGORITHMS.get(algorithm, {}) | scale.settings(_SINE_ANALYSIS)
     return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
 
 
@@ -215,7 +211,7 @@ def _finn(algorithm: str, dataset: str, ways: int, shots: int) -> dict[str, Any]
     )
 
 
-TRAININGS = {
+TRAININGS: dict[str, dict[str, Any]] = {
     "omniglot-5way-reptile": _on("omniglot") | dict(ways=5) | TABLE_3[5],
     "omniglot-20way-reptile": _on("omniglot") | dict(ways=20) | TABLE_3[20],
     "mini-imagenet-5way-reptile": _on("mini-imagenet") | dict(ways=5) | TABLE_4,
@@ -253,7 +249,7 @@ def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str,
 def classification_runs(scale: Scale, name: str) -> list[FewShotClassification]:
     """One of `TRAININGS`, a run for each seed. Raises `ValueError` for a name that is not there."""
     trainings_of(scale.profile, [name])
-    settings = TRAININGS[name] | scale.settings(_CLASSIFICATION) | dict(order=scale.order)
+    settings: dict[str, Any] = TRAININGS[name] | scale.settings(_CLASSIFICATION) | dict(order=scale.order)
     if name.startswith("omniglot"):
         settings |= _on(scale.dataset)
     if scale.eval_tasks is not None:
@@ -266,7 +262,7 @@ def figure_3_runs(scale: Scale) -> dict[str, list[FewShotClassification]]:
 
     `smoke` has the combinations of up to two gradients.
     """
-    settings = TABLE_5 | scale.settings(_FIGURE_3) | _on(scale.dataset) | dict(algorithm="combination")
+    settings: dict[str, Any] = TABLE_5 | scale.settings(_FIGURE_3) | _on(scale.dataset) | dict(algorithm="combination")
     labels = _SMOKE["Figure 3"] if scale.profile == "smoke" else COMBINATIONS
     return {
         label: [
@@ -286,7 +282,7 @@ def figure_4_runs(scale: Scale, panel: str) -> dict[str, dict[float | int, list[
     """
     swept, values = SWEEPS[panel]
     values = _SMOKE[panel] if scale.profile == "smoke" else values
-    settings = TABLE_6[panel] | scale.settings(_FIGURE_4) | _on(scale.dataset)
+    settings: dict[str, Any] = TABLE_6[panel] | scale.settings(_FIGURE_4) | _on(scale.dataset)
     runs = {}
     for line, own in LINES.items():
         if panel == "4c" and line != "FOMAML, shared tail, cycle":
@@ -304,7 +300,7 @@ def ablation_runs(scale: Scale, swept: str) -> dict[Any, list[FewShotClassificat
     """
     values = ABLATIONS[swept]
     values = _SMOKE.get(swept, values) if scale.profile == "smoke" else values
-    settings = TABLE_3[5] | scale.settings(_ABLATIONS) | _on(scale.dataset)
+    settings: dict[str, Any] = TABLE_3[5] | scale.settings(_ABLATIONS) | _on(scale.dataset)
     return _by_value(swept, values, settings, scale.some_seeds(_ONE_SEED))
 
 
@@ -319,20 +315,18 @@ def faster_runs(scale: Scale, swept: str) -> dict[str, list[FewShotClassificatio
 
 
 # Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
-_ALONG = {("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)}
+_ALONG: dict[tuple[str, Any], dict[str, Any]] = {("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)}
 
 
 def _by_value(
-    swept: str, values: Iterable[Any], settings: Mapping[str, Any], seeds: Sequence[int]
+    swept: str, values: Iterable[Any], settings: dict[str, Any], seeds: Sequence[int]
 ) -> dict[Any, list[FewShotClassification]]:
     """A sweep's configurations, one for each seed, by the value of the field that is swept."""
-    return {
-        value: [
-            FewShotClassification(**settings | {swept: value} | _ALONG.get((swept, value), {}), seed=seed)
-            for seed in seeds
-        ]
-        for value in values
-    }
+    runs = {}
+    for value in values:
+        own: dict[str, Any] = settings | {swept: value} | _ALONG.get((swept, value), {})
+        runs[value] = [FewShotClassification(**own, seed=seed) for seed in seeds]
+    return runs
 
 
 def experiments(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Experiment]:

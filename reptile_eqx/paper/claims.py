@@ -43,7 +43,7 @@ def verdicts(records: Mapping[str, Sequence[Record]]) -> list[str]:
         if all(cells):
             whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
             note = "; ".join(filter(None, map(scale, used, whole)))
-            found.append(verdict(f"{task_name(used[0][0])}{claim}", exceeds(*cells), note))
+            found.append(verdict(f"{task_name(used[0][0])}{claim}", exceeds(cells[0], cells[1]), note))
     return found
 
 

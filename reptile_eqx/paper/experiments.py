@@ -18,7 +18,7 @@ from ..evaluation import adaptation, few_shot_accuracy, mean_and_interval
 from ..losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
 from ..meta import MetaGradient, fomaml, gradient_combination, joint_training, maml, reptile, resetting
 from ..nn import sine_network
-from ..optimisers import Number, annealed_sgd, merge_adam, merge_average, reference_adam
+from ..optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
 from ..runs.configuration import Measurement, Numbers
 from ..tasks import SCHEDULES, FewShot, SineWaves
 from ..training import Learner
@@ -35,7 +35,7 @@ _SPLIT = 1  # the random stream that shuffles a dataset's classes
 def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformation, weights: Any = ()) -> MetaGradient:
     """The meta-gradient that a configuration's `algorithm` names; a combination's has these `weights`."""
     steps, apart = config.inner_iterations, config.tail > 0
-    settings = dict(batch_size=config.inner_batch_size, schedule=SCHEDULES[config.schedule])
+    settings: dict[str, Any] = dict(batch_size=config.inner_batch_size, schedule=SCHEDULES[config.schedule])
     if config.algorithm == "maml":
         return maml(loss, optimiser, steps=steps, separate_tail=apart, **settings)
     if config.algorithm == "fomaml":
@@ -296,7 +296,7 @@ class FewShotClassification:
         """What the run is called in the store."""
         return f"{self.dataset}-{self.ways}way-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
-    def inner_optimiser(self, learning_rate: Number) -> optax.GradientTransformation:
+    def inner_optimiser(self, learning_rate: Any) -> optax.GradientTransformation:
         """The inner loop's optimiser, with this learning rate."""
         if self.optimiser == "sgd":
             return optax.sgd(learning_rate)
@@ -306,7 +306,7 @@ class FewShotClassification:
     def eval_batch_sizes(self) -> tuple[int, ...]:
         """The batch size of the adaptation at each of `eval_shots`."""
         size = self.eval_inner_batch_size
-        return size if isinstance(size, tuple) else (size,) * len(self.eval_shots)
+        return (size,) * len(self.eval_shots) if isinstance(size, int) else tuple(size)
 
     def tasks(self, data: ImageClasses, numbers: Numbers, *, training: bool, shots: int, queries: int) -> FewShot:
         """The task distribution on the classes to train on or, without `training`, on those to evaluate on."""
@@ -354,7 +354,7 @@ class FewShotClassification:
 
         def at(shots, batch_size):
             tasks = self.tasks(data, numbers, training=False, shots=shots, queries=1)
-            adapting = dict(steps=self.eval_inner_iterations, batch_size=batch_size)
+            adapting: dict[str, Any] = dict(steps=self.eval_inner_iterations, batch_size=batch_size)
 
             def accuracy(state, key):
                 task_key, batch_key = jax.random.split(key)

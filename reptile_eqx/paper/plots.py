@@ -81,7 +81,7 @@ def _points(
     """
     for place, records in zip(places, points, strict=True):
         if any(record.status == "diverged" for record in records):
-            cross = dict(marker="x", markersize=8, color=look["color"], clip_on=False, zorder=5)
+            cross: dict[str, Any] = dict(marker="x", markersize=8, color=look["color"], clip_on=False, zorder=5)
             axes.plot(place, 0, transform=axes.get_xaxis_transform(), **cross)
     values = [[value(r) for r in records if r.status == "finished"] or [np.nan] for records in points]
     means = np.array([np.mean(v) for v in values])
@@ -325,7 +325,7 @@ def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: 
     figure, grid = plt.subplots(rows, 2, figsize=(10, 3.3 * rows), squeeze=False, layout="constrained")
     for axes, quantity in zip(grid.ravel(), what, strict=True):
         for name, records in methods.items():
-            look = dict(color=COLOURS[name], linestyle=STYLES[name])
+            look: dict[str, Any] = dict(color=COLOURS[name], linestyle=STYLES[name])
             _curve(axes, records, lambda point, what=quantity: point["watched"][what]["mean"], name, **look)
         if quantity == "loss_there":
             axes.set_yscale("log")

@@ -59,7 +59,7 @@ def load_pretrained(name: str | os.PathLike) -> Pretrained:
     try:
         with path.open("rb") as file:
             header = json.loads(file.readline())
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
             config = FewShotClassification(**fields)
             arrays = eqx.tree_deserialise_leaves(file, _like(config))
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError) as error:

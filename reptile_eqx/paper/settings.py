@@ -1,9 +1,11 @@
 """The paper's hyper-parameters, numbers and sweeps (Tables 1 to 6, Figures 3 and 4): data, no functions."""
 
-SINE = dict(outer_iterations=30_000)
+from typing import Any
+
+SINE: dict[str, Any] = dict(outer_iterations=30_000)
 """Section 4: the length of the authors' published program; the paper gives none. `SineRegression` has the rest."""
 
-TABLE_3 = {
+TABLE_3: dict[int, dict[str, Any]] = {
     5: dict(learning_rate=1e-3, inner_batch_size=10, inner_iterations=5, training_shots=10, outer_step_size=1.0,
             outer_iterations=100_000, meta_batch_size=5, eval_inner_iterations=50, eval_inner_batch_size=5),
     20: dict(learning_rate=5e-4, inner_batch_size=20, inner_iterations=10, training_shots=10, outer_step_size=1.0,
@@ -11,15 +13,17 @@ TABLE_3 = {
 }  # fmt: skip
 """Table 3: Reptile's hyper-parameters on Omniglot, by ways."""
 
-TABLE_4 = dict(
+TABLE_4: dict[str, Any] = dict(
     learning_rate=1e-3, inner_batch_size=10, inner_iterations=8, training_shots=15, outer_step_size=1.0,
     outer_iterations=100_000, meta_batch_size=5, eval_inner_iterations=50, eval_inner_batch_size=(5, 15),
 )  # fmt: skip
 """Table 4: Reptile's hyper-parameters on Mini-ImageNet. Its columns, 1-shot and 5-shot, differ in the evaluation's
 batch alone, so that one training serves both."""
 
-_FINN = dict(optimiser="sgd", loss="mean", outer_optimiser="adam", outer_step_size=1e-3, outer_iterations=40_000)
-FINN = {
+_FINN: dict[str, Any] = dict(
+    optimiser="sgd", loss="mean", outer_optimiser="adam", outer_step_size=1e-3, outer_iterations=40_000
+)
+FINN: dict[tuple[str, int], dict[str, Any]] = {
     ("omniglot", 5): _FINN | dict(learning_rate=0.4, meta_batch_size=32, inner_iterations=2, eval_inner_iterations=3),
     ("omniglot", 20): _FINN | dict(learning_rate=0.1, meta_batch_size=16, inner_iterations=6, eval_inner_iterations=5),
     ("mini-imagenet", 5): _FINN | dict(learning_rate=0.01, meta_batch_size=4, inner_iterations=6,
@@ -50,19 +54,19 @@ TABLE_2 = {
 }  # fmt: skip
 """Table 2: accuracy on Omniglot in percent and its ±, by algorithm and `(shots, ways)`."""
 
-_GRADIENTS = dict(optimiser="sgd", learning_rate=3e-3, meta_batch_size=1, outer_iterations=40_000,
-                  eval_inner_iterations=5, eval_inner_batch_size=25, eval_shots=(5,))  # fmt: skip
-TABLE_5 = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
+_GRADIENTS: dict[str, Any] = dict(optimiser="sgd", learning_rate=3e-3, meta_batch_size=1, outer_iterations=40_000,
+                                  eval_inner_iterations=5, eval_inner_batch_size=25, eval_shots=(5,))  # fmt: skip
+TABLE_5: dict[str, Any] = _GRADIENTS | dict(inner_batch_size=25, outer_step_size=0.25)
 """Table 5: hyper-parameters of Section 6.2, plain SGD inside and outside, no meta-batch."""
 
-TABLE_6 = {
+TABLE_6: dict[str, dict[str, Any]] = {
     "4a": _GRADIENTS | dict(inner_batch_size=25, outer_step_size=1.0, training_shots=20),
     "4b": _GRADIENTS | dict(inner_iterations=4, outer_step_size=1.0, training_shots=20),
     "4c": _GRADIENTS | dict(inner_batch_size=100, inner_iterations=4, training_shots=20),
 }
 """Table 6: hyper-parameters of Section 6.3, by panel of Figure 4; what a panel sweeps is left out."""
 
-COMBINATIONS = {
+COMBINATIONS: dict[str, tuple[float, ...]] = {
     "g1": (1.0,),
     "g2": (0.0, 1.0),
     "g1+g2": (1.0, 1.0),
@@ -79,7 +83,7 @@ COMBINATIONS = {
 TAIL = 5
 """Shots per class that a separate tail sets aside in Figure 4: one batch of 25."""
 
-LINES = {
+LINES: dict[str, dict[str, Any]] = {
     "Reptile": dict(algorithm="reptile"),
     "FOMAML, shared tail, cycle": dict(algorithm="fomaml"),
     "FOMAML, shared tail, replacement": dict(algorithm="fomaml", schedule="replacement"),
@@ -95,7 +99,7 @@ SWEEPS = {
 }
 """What each panel of Figure 4 sweeps, and over which values."""
 
-ABLATIONS = {
+ABLATIONS: dict[str, tuple[Any, ...]] = {
     "learning_rate": (3e-4, 1e-3, 3e-3),
     "inner_batch_size": (5, 10, 20),
     "inner_iterations": (2, 5, 10),
@@ -108,7 +112,7 @@ ABLATIONS = {
 (Appendix A), momentum in the inner loop (footnote 1), Adam's state reset for each task (Section 6.1), and joint
 training instead, fine-tuned like the others (Section 7)."""
 
-FASTER = {
+FASTER: dict[str, tuple[str, ...]] = {
     "order": ("exact", "parallel"),
     "precision": ("float32", "tensorfloat32", "bfloat16"),
 }

@@ -16,10 +16,9 @@ SETTINGS = {"alone": "non-transductive", "transductive": "transductive"}
 Cells = Sequence[Mapping[str, Any]]
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation over seeds, the paper's ±; the latter is NaN for a single seed."""
-    values = np.asarray(values, float)
-    return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float("nan")
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def finished(records: Sequence[Record]) -> list[Record]:

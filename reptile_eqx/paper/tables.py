@@ -206,7 +206,7 @@ def hyper_parameters(table: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _plain(value: float | int | None) -> str:
+def _plain(value: Any) -> str:
     """A number as the paper writes it: 100K, 0.001, 1.0, or "-" for none."""
     if value is None:
         return "-"

@@ -12,8 +12,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from ..files import as_json
 from ..training import Learner, State
 
-Numbers = Mapping[str, Array | np.ndarray]
-"""By field, those of a configuration's values that a compiled program is given rather than made for."""
+Numbers = Mapping[str, Any]
+"""By field, arrays: those of a configuration's values that a compiled program is given rather than made for."""
 
 
 class Measurement(NamedTuple):

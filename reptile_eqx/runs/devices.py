@@ -46,8 +46,8 @@ def use_devices(
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
-    cache = compilation_cache or jax.config.jax_compilation_cache_dir or data_directory() / "cache" / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    told = compilation_cache or jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(told or data_directory() / "cache" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         jax.config.update("jax_num_cpu_devices", devices or _cores())
@@ -98,10 +98,12 @@ def _cores() -> int:
 
 
 @functools.cache
-def _compiler_options(platform: str) -> dict[str, str]:
+def _compiler_options(platform: str) -> dict[str, str | bool]:
     """How XLA should order a program: on a CPU, where its operations follow one another anyway, to need little memory
     instead of to allow several at once. The cores' caches make that 5 % of 5-way Omniglot's speed."""
-    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if platform == "cpu" else {}
+    options: dict[str, str | bool] = {}
+    if platform == "cpu":
+        options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
     try:
         jax.jit(lambda: 0).lower().compile(options)
     except jax.errors.JaxRuntimeError:
@@ -114,7 +116,7 @@ def _nvidia_gpu() -> bool:
 
 
 def _cpu_on_purpose() -> bool:
-    return "cpu" in (jax.config.jax_platforms or "")
+    return "cpu" in (jax.config.values["jax_platforms"] or "")
 
 
 def mesh_for(devices: Sequence[jax.Device], units: int, tasks: int = 1) -> Mesh:
