@@ -278,14 +278,14 @@ def figure_4_runs(scale: Scale, panel: str) -> dict[str, dict[float | int, list[
     """Section 6.3's trainings of a panel ("4a", "4b" or "4c"), by line and by swept value.
 
     A separate tail leaves 15 of the 20 drawings for the batches before it, so that its lines stop at batches of 75. 4c
-    sweeps shared-tail FOMAML with full batches alone.
+    sweeps shared-tail FOMAML with full batches alone. `smoke` has no lines with replacement.
     """
-    swept, values = SWEEPS[panel]
-    values = _SMOKE[panel] if scale.profile == "smoke" else values
+    (swept, values), smoke = SWEEPS[panel], scale.profile == "smoke"
+    values = _SMOKE[panel] if smoke else values
     settings: dict[str, Any] = TABLE_6[panel] | scale.settings(_FIGURE_4) | _on(scale.dataset)
     runs = {}
     for line, own in LINES.items():
-        if panel == "4c" and line != "FOMAML, shared tail, cycle":
+        if (panel == "4c" and line != "FOMAML, shared tail, cycle") or (smoke and "schedule" in own):
             continue
         largest = 5 * (20 - own.get("tail", 0))
         fitting = [value for value in values if panel != "4b" or value <= largest]

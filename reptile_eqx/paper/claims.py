@@ -94,15 +94,17 @@ def figure_3(curves: Mapping[str, Sequence[Record]]) -> Claims:
 
 
 def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]) -> Claims:
-    """Section 6.3 on the panels of Figure 4, by panel, line (`settings.LINES`) and swept value."""
+    """Section 6.3 on the panels of Figure 4, by panel, line (`settings.LINES`) and swept value.
+
+    Lines with replacement may be missing; what is said of them then cannot be told.
+    """
     shared, mixed = "FOMAML, shared tail, cycle", "FOMAML, shared tail, replacement"
     separate, reptile = "FOMAML, separate tail, cycle", "Reptile"
     without_overlap = {"4a": 4, "4b": 25}
 
     def throughout(panel, better, worse):
-        lines = panels[panel]
-        values = [v for v in lines[better] if v > without_overlap[panel] and v in lines[worse]]
-        return every(above(lines[better][v], lines[worse][v]) for v in values)
+        ours, theirs = panels[panel].get(better, {}), panels[panel][worse]
+        return every(above(ours[v], theirs[v]) for v in ours if v > without_overlap[panel] and v in theirs)
 
     def keeps_up(panel, line):
         points = panels[panel][line]

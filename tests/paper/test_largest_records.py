@@ -3,49 +3,63 @@
 import dataclasses
 import json
 
+import pytest
 from made_up import FEW_SHOT, SINE
 
-import reptile_eqx as rx
 from reptile_eqx.paper.experiments import FewShotClassification, SineRegression
 from reptile_eqx.paper.statistics import largest_records
 from reptile_eqx.runs.configuration import run_name
+from reptile_eqx.runs.records import Record, plain
 
 
-def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home):
-    few = SineRegression(**SINE)
-    more = [SineRegression(**(SINE | dict(outer_iterations=66, seed=seed))) for seed in (0, 2)]
-    other = SineRegression(**(SINE | dict(outer_iterations=72, inner_iterations=3)))
-    assert largest_records(few) == []
-    made = rx.run([few, *more, other], publish=True, figures=home / "elsewhere")
-    assert largest_records(few, home / "elsewhere") == made[1:3]
-    assert largest_records(few) == [], "those are other figures than the project's own"
-    assert largest_records(other, home / "elsewhere") == [made[3]]
-    # More evaluation tasks of one seed are taken; the other seed's stay what they are.
-    (again,) = rx.run([dataclasses.replace(more[0], eval_tasks=6)], publish=True, figures=home / "elsewhere")
-    assert largest_records(few, home / "elsewhere") == [again, made[2]]
-    # Fewer seeds do not displace more, however many tasks they are evaluated on.
-    alone = dataclasses.replace(more[0], eval_tasks=50, curve_points=1)
-    rx.run([alone], publish=True, figures=home / "elsewhere")
-    assert largest_records(few, home / "elsewhere") == [again, made[2]]
-    path = home / "elsewhere" / "runs" / f"{again.name}.json"
-    kept = json.loads(path.read_text())
-    del kept["config"]["schedule"]  # as if made before the field was there
-    path.write_text(json.dumps(kept))
-    assert [record.config["seed"] for record in largest_records(few, home / "elsewhere")] == [0, 2]
-    kept["status"] = "diverged"
-    path.write_text(json.dumps(kept))
-    assert [record.status for record in largest_records(few, home / "elsewhere")] == ["diverged", "finished"]
+@pytest.fixture
+def keep(home):
+    """Writes the record of a configuration as if it had been run, into figures of somebody's own."""
 
-
-def test_of_several_orders_of_tasks_the_longest_training_is_taken_and_none_is_mixed(home):
-    short = FewShotClassification(**FEW_SHOT)
-    longer = [dataclasses.replace(short, outer_iterations=6, seed=seed, order="parallel") for seed in (0, 1)]
-    exact = dataclasses.replace(short, outer_iterations=6, seed=2)
-    for config in (short, *longer, exact):
-        settings = dataclasses.asdict(config)
-        record = rx.Record(run_name(config), "FewShotClassification", settings, "finished", [], {}, {})
+    def keep(config, status="finished", without=()):
+        settings = {name: value for name, value in plain(config).items() if name not in without}
+        record = Record(run_name(config), type(config).__name__, settings, status, [], {}, {})
         path = home / "elsewhere" / "runs" / f"{record.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dataclasses.asdict(record)))
+        return record
+
+    return keep
+
+
+def test_the_largest_training_of_an_experiment_is_found_whoever_ran_it(home, keep):
+    few, theirs = SineRegression(**SINE), home / "elsewhere"
+    more = [SineRegression(**(SINE | dict(outer_iterations=66, seed=seed))) for seed in (0, 2)]
+    other = SineRegression(**(SINE | dict(outer_iterations=72, inner_iterations=3)))
+    assert largest_records(few) == []
+    made = [keep(config) for config in (few, *more, other)]
+    assert largest_records(few, theirs) == made[1:3]
+    assert largest_records(few) == [], "those are other figures than the project's own"
+    assert largest_records(other, theirs) == [made[3]]
+    # More evaluation tasks of one seed are taken; the other seed's stay what they are.
+    enlarged = dataclasses.replace(more[0], eval_tasks=6)
+    again = keep(enlarged)
+    assert largest_records(few, theirs) == [again, made[2]]
+    # Fewer seeds do not displace more, however many tasks they are evaluated on.
+    keep(dataclasses.replace(more[0], eval_tasks=50, curve_points=1))
+    assert largest_records(few, theirs) == [again, made[2]]
+    keep(enlarged, without=("schedule",))  # as if made before the field was there
+    assert [record.config["seed"] for record in largest_records(few, theirs)] == [0, 2]
+    keep(enlarged, status="diverged")
+    assert [record.status for record in largest_records(few, theirs)] == ["diverged", "finished"]
+
+
+def test_of_several_orders_of_tasks_the_longest_training_is_taken_and_none_is_mixed(home, keep):
+    short = FewShotClassification(**FEW_SHOT)
+    longer = [dataclasses.replace(short, outer_iterations=6, seed=seed, order="parallel") for seed in (0, 1)]
+    for config in (short, *longer, dataclasses.replace(short, outer_iterations=6, seed=2)):
+        keep(config)
     found = largest_records(short, home / "elsewhere")
     assert [(record.config["seed"], record.config["order"]) for record in found] == [(0, "parallel"), (1, "parallel")]
+
+
+def test_of_equal_trainings_that_in_exact_order_is_taken(home, keep):
+    exact = FewShotClassification(**FEW_SHOT)
+    keep(dataclasses.replace(exact, order="parallel"))
+    kept = keep(exact)
+    assert largest_records(exact, home / "elsewhere") == [kept]

@@ -85,7 +85,7 @@ def test_an_unknown_name_is_an_error_that_lists_those_there_are():
         rx.load_pretrained("../x")
 
 
-@pytest.mark.parametrize(("name", "tasks"), [("omniglot-5way", 40), ("omniglot-20way", 10), ("mini-imagenet-5way", 16)])
+@pytest.mark.parametrize(("name", "tasks"), [("omniglot-5way", 24), ("omniglot-20way", 5), ("mini-imagenet-5way", 4)])
 def test_the_published_files_give_the_published_accuracies(name, tasks):
     if "REPTILE_DATA" not in os.environ:
         pytest.skip("REPTILE_DATA names no real images")
