@@ -13,14 +13,14 @@ from . import datasets, nn
 from .evaluation import Accuracy, adaptation, few_shot_accuracy, mean_and_interval
 from .inner import Adapted, adapt, start_optimiser
 from .losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
-from .meta import MetaGradient, fomaml, gradient_combination, joint_training, maml, reptile, resetting
+from .meta import fomaml, gradient_combination, joint_training, maml, reptile, resetting
 from .optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
 from .runs.configuration import Configuration, Measurement
 from .runs.devices import use_devices
 from .runs.records import Record, find_record
 from .runs.run import load_state, run
 from .tasks import FewShot, SineWaves, Task, cycle, minibatches, replacement
-from .training import Learner, State, start, train
+from .training import Learner, MetaGradient, State, start, train
 
 if TYPE_CHECKING:
     from . import paper

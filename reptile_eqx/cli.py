@@ -37,8 +37,8 @@ examples:
 """
 
 _BENCH = """Measure how fast the paper's training configurations run on this machine, beside what its matrix products
-reach, and with more seeds, tasks and inner iterations. Nothing else should run meanwhile. No data is needed. Writes
-bench.md and bench.json, in place of those that come with the project where --out does not say otherwise.
+reach, and with fewer and more seeds, tasks and inner iterations. Nothing else should run meanwhile. No data is needed.
+Writes bench.md and bench.json, in place of those that come with the project where --out does not say otherwise.
 
 examples:
   reptile-eqx bench                                 everything, under five minutes on two cores
@@ -100,7 +100,7 @@ def _add_bench(add_parser):
     for name in ("order", "precision"):
         speed.add_argument(f"--{name}", help=f"FewShotClassification's {name} (default: that of the profile paper)")
     speed.add_argument("--seconds", type=float, default=250.0, help="time for it all (default: %(default)g)")
-    speed.add_argument("--out", type=Path, help="folder for the plot and the numbers (default: figures/)")
+    speed.add_argument("--out", type=Path, help="folder for the table and the numbers (default: figures/)")
     speed.set_defaults(function=_bench)
 
 
@@ -129,7 +129,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("these notebooks train nothing that is planned: the plan is of the project's own")
     if options.dry_run:
         return _plan(parser, notebooks, given, options.out)
-    configs = [config for experiment in planned for config in experiment.configs]
+    configs = [config for entry in planned for config in entry.configs]
     if any(getattr(config, "dataset", "") == "mini-imagenet" for config in configs):
         try:
             datasets.find_mini_imagenet(given.get("data"))
@@ -143,15 +143,15 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
 def _planned(parser, notebooks, given, platform):
     """What the project's own notebooks among those given train, in order of worth."""
-    from .paper.catalogue import Scale, experiments
+    from .paper.catalogue import Scale, entries
 
     own = [notebook.stem for notebook in notebooks if notebook.resolve().parent == files.CHECKOUT / "notebooks"]
     scale = {name: given[name] for name in ("seeds", "outer_iterations", "eval_tasks") if name in given}
     try:
-        found = experiments(Scale(given["profile"], **scale, platform=platform), given.get("train")) if own else {}
+        found = entries(Scale(given["profile"], **scale, platform=platform), given.get("train")) if own else {}
     except (TypeError, ValueError) as error:
         parser.error(str(error))
-    return [experiment for experiment in found.values() if experiment.notebook in own]
+    return [entry for entry in found.values() if entry.notebook in own]
 
 
 def _plan(parser, notebooks, given, out):
@@ -184,7 +184,7 @@ def _executed(parser, notebooks, given, out):
 
     def needs(notebook):
         """What is trained up to the last that a notebook shows."""
-        last = max((i for i, experiment in enumerate(planned, 1) if experiment.notebook == notebook.stem), default=0)
+        last = max((i for i, entry in enumerate(planned, 1) if entry.notebook == notebook.stem), default=0)
         return planned[:last]
 
     (out / "notebooks").mkdir(parents=True, exist_ok=True)

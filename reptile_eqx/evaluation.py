@@ -63,7 +63,7 @@ def few_shot_accuracy(
 
 
 def adaptation(
-    optimiser: optax.GradientTransformation, loss: Loss, model: PyTree, task: Task, steps: int, watch: Callable
+    loss: Loss, optimiser: optax.GradientTransformation, model: PyTree, task: Task, steps: int, watch: Callable
 ) -> PyTree[Array]:
     """What `watch(model)` gives before and after each of `steps` full-batch steps on the task's support.
 

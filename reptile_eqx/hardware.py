@@ -1,4 +1,4 @@
-"""What a computation is traced for. It is asked here and nowhere else, where the computation begins, and handed on."""
+"""What a computation is traced for: asked here, where it begins, and handed on. `runs` knows it from its devices."""
 
 from typing import NamedTuple
 

@@ -12,8 +12,7 @@ meta-gradient is Σ w_i u_i:
 
 MAML alone needs the derivative through the inner loop.
 
-A meta-gradient is a pair of pure functions, like an optax transformation: `start(model)` gives the inner
-optimiser's state, `estimate(model, state, task, key)` the direction for the outer optimiser on one task.
+Each function here makes a `training.MetaGradient`: a pair of pure functions, like an optax transformation.
 """
 
 from collections.abc import Callable, Sequence

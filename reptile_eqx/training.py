@@ -70,14 +70,6 @@ def start(learner: Learner, key: PRNGKeyArray) -> State:
     return State(model, learner.gradient.start(model), outer, jnp.zeros((), jnp.int32), training_key)
 
 
-def skeleton(make: Callable[[], PyTree]) -> tuple[PyTree, PyTree]:
-    """What `make()` would return, without computing it: its arrays as shapes and dtypes, and all else it consists of.
-
-    Two pytrees, which `eqx.combine` puts together, as it does the second with such arrays.
-    """
-    return eqx.partition(eqx.filter_eval_shape(make), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-
-
 def outer_iteration(learner: Learner, state: State, task_axis: str | None = None) -> tuple[State, Float[Array, ""]]:
     """One outer iteration (eq. 5). Returns the next state and the mean loss of its inner steps.
 

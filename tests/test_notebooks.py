@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from reptile_eqx.paper.catalogue import Scale, experiments
+from reptile_eqx.paper.catalogue import Scale, entries
 from reptile_eqx.runs.configuration import run_name
 
 ROOT = Path(__file__).parent.parent
@@ -73,11 +73,9 @@ def test_smoke(name, tmp_path, monkeypatch):
         how = json.loads((figures / f"{stem}.json").read_text())
         assert how["made"]["versions"]["jax"]
         assert all(run["made"]["versions"]["jax"] for run in how["runs"])
-    listed = [e for e in experiments(Scale("smoke", dataset="glyphs")).values() if e.notebook == name]
+    listed = [e for e in entries(Scale("smoke", dataset="glyphs")).values() if e.notebook == name]
     made = {path.stem for path in (Path(os.environ["REPTILE_HOME"]) / "data" / "runs").glob("*.json")}
-    assert made == {run_name(config) for experiment in listed for config in experiment.configs}, (
-        "what the catalogue lists"
-    )
+    assert made == {run_name(config) for entry in listed for config in entry.configs}, "what the catalogue lists"
     table = figures / "table-2-omniglot.md"
     if table.exists():
         assert (figures / "table-1-mini-imagenet.md").read_text().count("not run") == 8

@@ -71,7 +71,7 @@ given = (trained.loss, trained.optimiser, trained.model, trained.inner, task, ja
 found = rx.few_shot_accuracy(*given, steps=5, batch_size=5)
 config = rx.paper.experiments.SineRegression(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2)
 assert rx.run([config])[0].status == "finished" and 0 <= found.transductive <= 1
-rx.paper.catalogue.experiments(rx.paper.catalogue.Scale("paper"))
+rx.paper.catalogue.entries(rx.paper.catalogue.Scale("paper"))
 for name in ("tables", "plots"):
     try:
         getattr(rx.paper, name)

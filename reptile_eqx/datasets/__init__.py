@@ -4,16 +4,15 @@ import os
 import warnings
 
 from . import glyphs, mini_imagenet, omniglot
-from .common import DataError as DataError
-from .common import Facts as Facts
-from .common import ImageClasses as ImageClasses
-from .common import Unavailable as Unavailable
-from .common import contact_sheet as contact_sheet
-from .common import describe as describe
-from .glyphs import draw_glyphs as draw_glyphs
-from .mini_imagenet import find_mini_imagenet as find_mini_imagenet
-from .mini_imagenet import load_mini_imagenet as load_mini_imagenet
-from .omniglot import load_omniglot as load_omniglot
+from .common import DataError, Facts, ImageClasses, Unavailable, contact_sheet, describe
+from .glyphs import draw_glyphs
+from .mini_imagenet import find_mini_imagenet, load_mini_imagenet
+from .omniglot import load_omniglot
+
+__all__ = [
+    "FACTS", "DataError", "Facts", "ImageClasses", "Unavailable", "contact_sheet", "describe", "draw_glyphs",
+    "find_mini_imagenet", "load", "load_mini_imagenet", "load_omniglot",
+]  # fmt: skip
 
 FACTS = {"omniglot": omniglot.FACTS, "mini-imagenet": mini_imagenet.FACTS, "glyphs": glyphs.FACTS}
 """The datasets that `load` knows, and what holds of each without a copy of it."""

@@ -18,7 +18,7 @@ from PIL import Image
 
 from .. import files
 
-# Arrays of so many bytes are mapped into memory rather than read.
+# Arrays of at least so many bytes are mapped into memory rather than read.
 _MAPPED = 2**28
 
 FILTERS = {"nearest": Image.Resampling.NEAREST, "antialiased": Image.Resampling.LANCZOS}
@@ -79,7 +79,8 @@ def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
 
     Raises `DataError` where the named directory is not there or cannot be read.
     """
-    given = files.given_data_directory(directory)
+    named = directory or os.environ.get("REPTILE_DATA")
+    given = Path(named).expanduser() if named else None
     if given is not None and not given.is_dir():
         raise DataError(
             f"the data directory {given} does not exist or is no directory; expected a folder that holds {name}/: "
@@ -87,8 +88,7 @@ def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
         )
     if given is not None and not os.access(given, os.R_OK | os.X_OK):
         raise DataError(f"the data directory {given} cannot be read: give yourself the right to read it")
-    named = [given / name, given] if given is not None else []
-    return [*named, files.data_directory() / name]
+    return [*([given / name, given] if given is not None else []), files.data_directory() / name]
 
 
 def filter_named(resample: str) -> Image.Resampling:

@@ -24,14 +24,7 @@ from ..nn import MiniImageNetNetwork
 from .common import Block, DataError, Facts, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
 
 _SIDE = 84
-FACTS = Facts(
-    "Mini-ImageNet",
-    (100, 600, _SIDE, _SIDE, 3),
-    (64, 16, 20),
-    shuffled=False,
-    turned=False,
-    network=MiniImageNetNetwork,
-)
+FACTS = Facts("Mini-ImageNet", (100, 600, 84, 84, 3), (64, 16, 20), False, False, MiniImageNetNetwork)
 
 _SPLITS = ("train", "val", "test")
 # No picture of ImageNet comes near these; what does would only fill the memory.

@@ -1,8 +1,8 @@
 """How fast training runs here, beside what this machine's matrix products reach: `reptile-eqx bench`.
 
 Each of the paper's training configurations is measured in a process of its own, so that its peak memory is its own
-and nothing that was compiled before helps it: first as the paper has it, then with more seeds, tasks and inner
-iterations. Every rate is the median of several calls of the compiled program, each waited for, after a warm-up.
+and nothing that was compiled before helps it: first as the paper has it, then with fewer and more seeds, tasks and
+inner iterations. Every rate is the median of several calls of the compiled program, each waited for, after a warm-up.
 """
 
 import dataclasses
@@ -26,9 +26,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ..datasets import FACTS, ImageClasses
-from ..files import as_json, figures_directory, write
+from ..files import figures_directory
 from ..runs.configuration import numbers_of
 from ..runs.devices import use_devices
+from ..runs.processes import as_json, write
 from ..runs.programs import Programs
 from ..runs.records import environment
 from ..training import start
@@ -41,7 +42,7 @@ SECONDS = 250.0
 WORKLOADS = ("sine", "omniglot-5way", "omniglot-20way", "mini-imagenet-5way")
 """What is measured: the sine waves of Section 4, Table 3's columns, Table 4."""
 GROWN = {"seeds": "seeds", "meta_batch_size": "tasks", "inner_iterations": "k"}
-"""What a workload is measured with more of, and how a table calls it."""
+"""What a workload is measured with fewer and more of, and how a table calls it."""
 
 _PAPER_TURN, _GROWTH_TURN = 1.0, 0.4  # seconds that a timed call is to take, where one iteration does not take longer
 _SEEDS = 3  # of the paper's profile, which a GPU trains in one program
@@ -61,7 +62,7 @@ def points(config: Any, devices: int, on_cpu: bool, seeds: int | None = None) ->
     """What is measured, by the values of `GROWN` that differ from the paper's: first nothing but the seeds.
 
     A CPU trains a seed a device, so the paper's configuration is measured with as many seeds as there are devices; a
-    GPU trains seeds in one batched program, and is given eight; both where `seeds` does not say how many.
+    GPU trains seeds in one batched program, and each is given eight; both where `seeds` does not say how many.
     """
     seeds = seeds or (devices if on_cpu else 8 * devices)
     yield {"seeds": seeds}
@@ -79,7 +80,7 @@ def matrix_products(devices: Sequence[jax.Device]) -> Callable[[int], None]:
 
     They follow one another inside one program, and in full precision, as training's do.
 
-    **Returns:** a function that makes `n` times four of them on each device and waits.
+    **Returns:** a function that makes 4·n of them on each device and waits.
     """
     mesh = Mesh(np.array(devices), ("device",))
     by_device = PartitionSpec("device")
@@ -183,7 +184,8 @@ def measure(
 
     **Arguments:** its name, how many devices (all by default), timed calls of each point, the seconds after which no
     further point is begun (the paper's own configuration is always measured), with how many `seeds` that is, and
-    settings of the configurations (`FewShotClassification`); the `order` of tasks is else that of `paper` there.
+    settings of the configurations (`FewShotClassification`), whose `order` is that of the profile `paper` here where
+    none is given.
 
     **Returns:** what goes into the JSON file, and under `made` the environment.
     """

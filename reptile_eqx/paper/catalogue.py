@@ -3,7 +3,7 @@
 | profile | for |
 |---|---|
 | `smoke` | tests: every cell, tiny |
-| `quick` | a first look: minutes on two cores, real Omniglot where it can be had |
+| `quick` | a first look in minutes on two cores: 5-way Omniglot is trained; of the rest, records are shown |
 | `paper` | the paper's scale; its records are kept in `figures/runs/` |
 """
 
@@ -38,17 +38,17 @@ METHODS = {
 """Algorithms as readers know them, and as `SineRegression` does."""
 
 
-class Experiment(NamedTuple):
-    """Something that is trained: which notebook shows it, its name, and its configurations.
+class Entry(NamedTuple):
+    """What is trained for one part of a notebook: which notebook that is, its name, and the configurations.
 
     - `runs`: lists of configurations, one for each seed, in dictionaries by what differs between them.
-    - `whole`: how many outer iterations the paper has for it.
+    - `paper_iterations`: how many outer iterations the paper has for it.
     """
 
     notebook: str
     name: str
     runs: dict[Any, Any]
-    whole: int
+    paper_iterations: int
 
     @property
     def configs(self) -> list[Any]:
@@ -84,8 +84,8 @@ class Scale(NamedTuple):
             settings["outer_iterations"] = self.outer_iterations
         return settings
 
-    def some_seeds(self, profiles: Mapping[str, int]) -> tuple[int, ...]:
-        """The training seeds: those asked for, or the first so many as the profile has; raises `ValueError` as well."""
+    def chosen_seeds(self, profiles: Mapping[str, int]) -> tuple[int, ...]:
+        """The training seeds: those asked for, or 0 to n - 1, where the profile has n; raises `ValueError` as well."""
         seeds = profiles[self.profile] if self.seeds is None else self.seeds
         if isinstance(seeds, str) or not isinstance(seeds, int | Sequence):
             raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
@@ -111,35 +111,39 @@ def _on(dataset: str) -> dict[str, Any]:
 
 _SEEDS = {"smoke": 2, "quick": 3, "paper": 3}
 _ONE_SEED = {"smoke": 1, "quick": 1, "paper": 3}
-_SINE = {"smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10), "quick": {}, "paper": {}}
-_SINE_ANALYSIS = {
+_SINE_SCALE = {
+    "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4, eval_tasks=10),
+    "quick": {},
+    "paper": {},
+}
+_SINE_ANALYSIS_SCALE = {
     "smoke": dict(outer_iterations=20, curve_points=2, curve_tasks=4),
     **dict.fromkeys(("quick", "paper"), dict(curve_points=20, curve_tasks=200)),
 }
-_CLASSIFICATION = {
+_CLASSIFICATION_SCALE = {
     "smoke": dict(outer_iterations=4, curve_points=2, curve_tasks=4, eval_tasks=4),
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": {},
 }
-_FIGURE_3 = {
+_FIGURE_3_SCALE = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2),
     "quick": dict(curve_points=40, eval_tasks=1000),
     "paper": dict(curve_points=40),
 }
-_FIGURE_4 = {
+_FIGURE_4_SCALE = {
     "smoke": dict(outer_iterations=2, curve_points=0, eval_tasks=2),
     "quick": dict(outer_iterations=10_000, curve_points=0, eval_tasks=1000),
     "paper": dict(curve_points=10),
 }
 # The paper gives no scale for its remarks; a tenth of Table 3's iterations tells such settings apart.
-_ABLATIONS = {
+_ABLATIONS_SCALE = {
     "smoke": dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, eval_shots=(1,)),
     "quick": dict(outer_iterations=2000, curve_points=4, curve_tasks=40, eval_tasks=300),
     "paper": dict(outer_iterations=10_000, curve_points=10, eval_tasks=1000),
 }
 # `quick` shows the records of `paper`, as what is to be seen here is small.
-_FASTER = {
-    "smoke": _ABLATIONS["smoke"],
+_FASTER_SCALE = {
+    "smoke": _ABLATIONS_SCALE["smoke"],
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
 # Every point that differs in a shape is compiled anew, so that the smallest profile has few of them.
@@ -173,8 +177,8 @@ _SINE_ALGORITHMS: dict[str, dict[str, Any]] = {
 
 def sine_runs(scale: Scale, algorithm: str) -> list[SineRegression]:
     """Section 4's trainings, one for each seed; `algorithm` as in `SineRegression`."""
-    settings: dict[str, Any] = SINE | scale.settings(_SINE) | _SINE_ALGORITHMS.get(algorithm, {})
-    return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
+    settings: dict[str, Any] = SINE | scale.settings(_SINE_SCALE) | _SINE_ALGORITHMS.get(algorithm, {})
+    return [SineRegression(algorithm=algorithm, seed=seed, **settings) for seed in scale.chosen_seeds(_SEEDS)]
 
 
 def maml_setting_runs(scale: Scale) -> dict[str, list[SineRegression]]:
@@ -182,7 +186,7 @@ def maml_setting_runs(scale: Scale) -> dict[str, list[SineRegression]]:
 
     `smoke` varies the step size alone, which takes no other program.
     """
-    settings: dict[str, Any] = SINE | _MAML | scale.settings(_SINE) | dict(curve_points=0)
+    settings: dict[str, Any] = SINE | _MAML | scale.settings(_SINE_SCALE) | dict(curve_points=0)
     shapes = dict([*_MAML_SHAPES.items()][-1:]) if scale.profile == "smoke" else _MAML_SHAPES
     varied: dict[str, dict[str, Any]] = {
         f"{shape}, α = {alpha}": dict(inner_iterations=steps + 1, meta_batch_size=tasks, inner_step_size=alpha)
@@ -194,8 +198,8 @@ def maml_setting_runs(scale: Scale) -> dict[str, list[SineRegression]]:
 
 def analysis_runs(scale: Scale, algorithm: str) -> list[SineAnalysis]:
     """The trainings of `sine_runs`, watched along the way for Section 5."""
-    settings: dict[str, Any] = SINE | _SINE_ALGORITHMS.get(algorithm, {}) | scale.settings(_SINE_ANALYSIS)
-    return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
+    settings: dict[str, Any] = SINE | scale.settings(_SINE_ANALYSIS_SCALE) | _SINE_ALGORITHMS.get(algorithm, {})
+    return [SineAnalysis(algorithm=algorithm, seed=seed, **settings) for seed in scale.chosen_seeds(_SEEDS)]
 
 
 def _finn(algorithm: str, dataset: str, ways: int, shots: int) -> dict[str, Any]:
@@ -228,8 +232,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 def training_of(dataset: str, algorithm: str, shots: int, ways: int) -> str:
     """The name of the training (`TRAININGS`) behind a cell of Tables 1 and 2; `algorithm` is the row's."""
-    short = {"MAML + Transduction": f"{shots}shot-maml", "1st-order MAML + Transduction": f"{shots}shot-fomaml"}
-    return f"{dataset}-{ways}way-{short.get(algorithm, 'reptile')}"
+    short = {
+        "Reptile": "reptile",
+        "Reptile + Transduction": "reptile",
+        "MAML + Transduction": f"{shots}shot-maml",
+        "1st-order MAML + Transduction": f"{shots}shot-fomaml",
+    }
+    return f"{dataset}-{ways}way-{short[algorithm]}"
 
 
 def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -249,12 +258,12 @@ def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str,
 def classification_runs(scale: Scale, name: str) -> list[FewShotClassification]:
     """One of `TRAININGS`, a run for each seed. Raises `ValueError` for a name that is not there."""
     trainings_of(scale.profile, [name])
-    settings: dict[str, Any] = TRAININGS[name] | scale.settings(_CLASSIFICATION) | dict(order=scale.order)
+    settings: dict[str, Any] = TRAININGS[name] | scale.settings(_CLASSIFICATION_SCALE) | dict(order=scale.order)
     if name.startswith("omniglot"):
         settings |= _on(scale.dataset)
     if scale.eval_tasks is not None:
         settings["eval_tasks"] = scale.eval_tasks
-    return [FewShotClassification(seed=seed, **settings) for seed in scale.some_seeds(_SEEDS)]
+    return [FewShotClassification(seed=seed, **settings) for seed in scale.chosen_seeds(_SEEDS)]
 
 
 def figure_3_runs(scale: Scale) -> dict[str, list[FewShotClassification]]:
@@ -262,13 +271,15 @@ def figure_3_runs(scale: Scale) -> dict[str, list[FewShotClassification]]:
 
     `smoke` has the combinations of up to two gradients.
     """
-    settings: dict[str, Any] = TABLE_5 | scale.settings(_FIGURE_3) | _on(scale.dataset) | dict(algorithm="combination")
+    settings: dict[str, Any] = (
+        TABLE_5 | scale.settings(_FIGURE_3_SCALE) | _on(scale.dataset) | dict(algorithm="combination")
+    )
     labels = _SMOKE["Figure 3"] if scale.profile == "smoke" else COMBINATIONS
     return {
         label: [
             FewShotClassification(**settings, weights=COMBINATIONS[label], inner_iterations=k, training_shots=5 * k,
                                   seed=seed)
-            for seed in scale.some_seeds(_ONE_SEED)
+            for seed in scale.chosen_seeds(_ONE_SEED)
         ]
         for label, k in ((label, len(COMBINATIONS[label])) for label in labels)
     }  # fmt: skip
@@ -282,14 +293,14 @@ def figure_4_runs(scale: Scale, panel: str) -> dict[str, dict[float | int, list[
     """
     (swept, values), smoke = SWEEPS[panel], scale.profile == "smoke"
     values = _SMOKE[panel] if smoke else values
-    settings: dict[str, Any] = TABLE_6[panel] | scale.settings(_FIGURE_4) | _on(scale.dataset)
+    settings: dict[str, Any] = TABLE_6[panel] | scale.settings(_FIGURE_4_SCALE) | _on(scale.dataset)
     runs = {}
     for line, own in LINES.items():
         if (panel == "4c" and line != "FOMAML, shared tail, cycle") or (smoke and "schedule" in own):
             continue
         largest = 5 * (20 - own.get("tail", 0))
         fitting = [value for value in values if panel != "4b" or value <= largest]
-        runs[line] = _by_value(swept, fitting, settings | own, scale.some_seeds(_ONE_SEED))
+        runs[line] = _by_value(swept, fitting, settings | own, scale.chosen_seeds(_ONE_SEED))
     return runs
 
 
@@ -300,8 +311,8 @@ def ablation_runs(scale: Scale, swept: str) -> dict[Any, list[FewShotClassificat
     """
     values = ABLATIONS[swept]
     values = _SMOKE.get(swept, values) if scale.profile == "smoke" else values
-    settings: dict[str, Any] = TABLE_3[5] | scale.settings(_ABLATIONS) | _on(scale.dataset)
-    return _by_value(swept, values, settings, scale.some_seeds(_ONE_SEED))
+    settings: dict[str, Any] = TABLE_3[5] | scale.settings(_ABLATIONS_SCALE) | _on(scale.dataset)
+    return _by_value(swept, values, settings, scale.chosen_seeds(_ONE_SEED))
 
 
 def faster_runs(scale: Scale, swept: str) -> dict[str, list[FewShotClassification]]:
@@ -310,12 +321,18 @@ def faster_runs(scale: Scale, swept: str) -> dict[str, list[FewShotClassificatio
     "order" has five seeds, "precision" three; `smoke` has one.
     """
     values = _SMOKE.get(swept, FASTER[swept]) if scale.profile == "smoke" else FASTER[swept]
-    settings, seeds = TABLE_3[5] | scale.settings(_FASTER) | _on(scale.dataset), {"order": 5, "precision": 3}[swept]
-    return _by_value(swept, values, settings, scale.some_seeds(dict(smoke=1, quick=seeds, paper=seeds)))
+    settings, seeds = (
+        TABLE_3[5] | scale.settings(_FASTER_SCALE) | _on(scale.dataset),
+        {"order": 5, "precision": 3}[swept],
+    )
+    return _by_value(swept, values, settings, scale.chosen_seeds(dict(smoke=1, quick=seeds, paper=seeds)))
 
 
-# Joint training takes one step on a task's whole fifty images, the same that Reptile's five batches of ten go through.
-_ALONG: dict[tuple[str, Any], dict[str, Any]] = {("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)}
+# What changes with a swept value: joint training takes one step on a task's whole fifty images, the same that Reptile's
+# five batches of ten go through.
+_SET_WITH: dict[tuple[str, Any], dict[str, Any]] = {
+    ("algorithm", "joint"): dict(inner_iterations=1, inner_batch_size=50)
+}
 
 
 def _by_value(
@@ -324,12 +341,12 @@ def _by_value(
     """A sweep's configurations, one for each seed, by the value of the field that is swept."""
     runs = {}
     for value in values:
-        own: dict[str, Any] = settings | {swept: value} | _ALONG.get((swept, value), {})
+        own: dict[str, Any] = settings | {swept: value} | _SET_WITH.get((swept, value), {})
         runs[value] = [FewShotClassification(**own, seed=seed) for seed in seeds]
     return runs
 
 
-def experiments(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Experiment]:
+def entries(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Entry]:
     """All that the notebooks train at a scale, by name, in order of worth; `train` is `trainings_of`'s `names`.
 
     The sine's trainings take minutes in all. Then come 5-way Omniglot, Figures 3 and 4, the other trainings of Reptile
@@ -337,10 +354,11 @@ def experiments(scale: Scale, train: Sequence[str] | None = None) -> dict[str, E
     the time.
     """
     sine, analysis, classification, ablations = NOTEBOOKS
-    whole = SINE["outer_iterations"]
-    watched = {method: name for method, name in METHODS.items() if name != "random"}
+    sine_iterations = SINE["outer_iterations"]
+    methods = {method: sine_runs(scale, name) for method, name in METHODS.items()}
+    watched = {method: analysis_runs(scale, name) for method, name in METHODS.items() if name != "random"}
     tables = [
-        Experiment(classification, name, {name: classification_runs(scale, name)}, TRAININGS[name]["outer_iterations"])
+        Entry(classification, name, {name: classification_runs(scale, name)}, TRAININGS[name]["outer_iterations"])
         for name in trainings_of(scale.profile, train)
     ]
     reptile = [table for table in tables if table.name.endswith("reptile")]
@@ -348,23 +366,21 @@ def experiments(scale: Scale, train: Sequence[str] | None = None) -> dict[str, E
     varied = {swept: ablation_runs(scale, swept) for swept in ABLATIONS}
     faster = {swept: faster_runs(scale, swept) for swept in FASTER}
     found = [
-        Experiment(sine, "Figure 1", {method: sine_runs(scale, name) for method, name in METHODS.items()}, whole),
-        Experiment(sine, "MAML's setting", maml_setting_runs(scale), whole),
-        Experiment(
-            analysis, "Section 5", {method: analysis_runs(scale, name) for method, name in watched.items()}, whole
-        ),
+        Entry(sine, "Figure 1", methods, sine_iterations),
+        Entry(sine, "MAML's setting", maml_setting_runs(scale), sine_iterations),
+        Entry(analysis, "Section 5", watched, sine_iterations),
         *first,
-        Experiment(ablations, "Figure 3", figure_3_runs(scale), TABLE_5["outer_iterations"]),
+        Entry(ablations, "Figure 3", figure_3_runs(scale), TABLE_5["outer_iterations"]),
         *[
-            Experiment(ablations, f"Figure {panel}", figure_4_runs(scale, panel), TABLE_6[panel]["outer_iterations"])
+            Entry(ablations, f"Figure {panel}", figure_4_runs(scale, panel), TABLE_6[panel]["outer_iterations"])
             for panel in SWEEPS
         ],
         *[table for table in reptile if table not in first],
-        Experiment(ablations, "Around Table 3", varied, TABLE_3[5]["outer_iterations"]),
-        Experiment(ablations, "What may be faster", faster, TABLE_3[5]["outer_iterations"]),
+        Entry(ablations, "Around Table 3", varied, TABLE_3[5]["outer_iterations"]),
+        Entry(ablations, "What may be faster", faster, TABLE_3[5]["outer_iterations"]),
         *[table for table in tables if table not in reptile],
     ]
-    return {experiment.name: experiment for experiment in found}
+    return {entry.name: entry for entry in found}
 
 
 def _leaves(runs: Any) -> Iterator[Any]:

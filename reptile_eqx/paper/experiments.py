@@ -29,7 +29,9 @@ LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
 """What `loss` names."""
 
 
-_SPLIT = 1  # the random stream that shuffles a dataset's classes
+# The random stream that shuffles a dataset's classes. In JAX it is that of the training as well (`training.start`): to
+# give it one of its own would change every training on record.
+_SPLIT = 1
 
 
 def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformation, weights: Any = ()) -> MetaGradient:
@@ -44,7 +46,9 @@ def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformati
         return gradient_combination(loss, optimiser, weights, separate_tail=apart, **settings)
     if config.algorithm == "joint":
         return joint_training(loss, optimiser, **settings)
-    return reptile(loss, optimiser, steps=steps, **settings)
+    if config.algorithm in ("reptile", "random"):  # of which the latter trains nothing
+        return reptile(loss, optimiser, steps=steps, **settings)
+    raise ValueError(f"no algorithm {config.algorithm!r}")
 
 
 def _outer(config: Any, numbers: Numbers) -> optax.GradientTransformation:
@@ -55,7 +59,7 @@ def _outer(config: Any, numbers: Numbers) -> optax.GradientTransformation:
 
 
 def _check(config: Any, algorithms: tuple[str, ...]) -> None:
-    """What both experiments ask of their settings; raises `ValueError` naming the first that is impossible."""
+    """What all experiments ask of their settings; raises `ValueError` naming the first that is impossible."""
     _require("algorithm", config.algorithm, config.algorithm in algorithms, " or ".join(algorithms))
     _require("schedule", config.schedule, config.schedule in SCHEDULES, " or ".join(SCHEDULES))
     _require("outer_optimiser", config.outer_optimiser, config.outer_optimiser in ("sgd", "adam"), "sgd or adam")
@@ -66,8 +70,8 @@ def _check(config: Any, algorithms: tuple[str, ...]) -> None:
         _require(field, getattr(config, field), getattr(config, field) >= 0, "0 or more")
     if config.curve_points:
         _require("curve_tasks", config.curve_tasks, config.curve_tasks >= 2, "2 or more, to have an interval")
-    for field in set(config.numbers) - {"weights"}:
-        number = getattr(config, field)
+    for field in config.numbers:
+        number = getattr(config, field) if field != "weights" else 0
         _require(field, number, 0 <= number < math.inf, "a finite number, 0 or more")
     if config.algorithm == "joint":
         _require("inner_iterations", config.inner_iterations, config.inner_iterations == 1, "1 for joint training")
@@ -126,7 +130,7 @@ class SineRegression:
 
     @property
     def name(self) -> str:
-        """What the run is called in the store."""
+        """What the run is called."""
         return f"sine-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
     def learner(self, data: None, numbers: Numbers) -> Learner:
@@ -147,7 +151,7 @@ class SineRegression:
                 # eq. 8 over an interval of length 10
                 return 10 * mean_squared_error(model, task.query)
 
-            return adaptation(optimiser, mean_squared_error, state.model, task, self.eval_inner_iterations, integrated)
+            return adaptation(mean_squared_error, optimiser, state.model, task, self.eval_inner_iterations, integrated)
 
         def shown(state, key):
             # The same task whatever the seed of the training, so that panels can be compared.
@@ -157,7 +161,7 @@ class SineRegression:
                 return jax.vmap(model)(task.query[0])[:, 0]
 
             predictions = adaptation(
-                optimiser, mean_squared_error, state.model, task, self.eval_inner_iterations, curve
+                mean_squared_error, optimiser, state.model, task, self.eval_inner_iterations, curve
             )
             return {"points": task.support, "wave": task.query, "predictions": predictions}
 
@@ -176,9 +180,9 @@ class SineRegression:
 class SineAnalysis(SineRegression):
     """The same training, watched along the way for what Section 5 says of it; nothing is measured at the end.
 
-    Per task: the inner products of the gradients of two mini-batches, of one task (`same`) and of two (`other`); what
-    a step of size `eval_step_size` on one of them takes off the loss of the other (`gain_same`, `gain_other`); and the
-    distance from φ to where `eval_inner_iterations` steps on the whole wave lead (`distance`).
+    Per task: the inner products of the gradients of two mini-batches, from one task (`same`) and from two (`other`);
+    what a step of size `eval_step_size` on one of them takes off the loss of the other (`gain_same`, `gain_other`); and
+    the distance from φ to where `eval_inner_iterations` steps on the whole wave lead (`distance`), with the loss there.
     """
 
     measured: ClassVar[tuple[str, ...]] = ()  # All that is measured is measured along the way.
@@ -219,8 +223,8 @@ class FewShotClassification:
     """Section 6: N-way classification, trained once and evaluated at several shots. Defaults: Table 3, 5-way.
 
     `dataset` names the dataset that is trained on, whose facts say whether the seed shuffles its classes first and
-    whether they are turned, and make the network. `train_classes` are trained on, `validation_classes` are what nothing
-    here uses, and the rest is evaluated on.
+    whether they are turned, and make the network. `train_classes` are trained on, `validation_classes` are left
+    out, and the rest is evaluated on.
 
     `algorithm` is "reptile", "joint", "fomaml", "maml", or "combination" with the given `weights`, one for each inner
     iteration. Of the `training_shots`, `tail` are set aside for the last batch (a separate tail; 0: shared).
@@ -293,7 +297,7 @@ class FewShotClassification:
 
     @property
     def name(self) -> str:
-        """What the run is called in the store."""
+        """What the run is called."""
         return f"{self.dataset}-{self.ways}way-{self.algorithm}-{self.outer_iterations}-seed{self.seed}"
 
     def inner_optimiser(self, learning_rate: Any) -> optax.GradientTransformation:

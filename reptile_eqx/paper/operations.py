@@ -1,8 +1,17 @@
 """Floating-point operations of trainings, counted by hand from the layers of their networks."""
 
+from collections.abc import Callable
 from typing import Any
 
-from .experiments import FewShotClassification
+from ..datasets import FACTS
+from ..nn import MiniImageNetNetwork, OmniglotNetwork
+from .experiments import FewShotClassification, SineRegression
+
+# Channels of the images, filters, the rows and columns that each convolution fills, and features of the head.
+_CONVOLUTIONS: dict[Callable[..., Any], tuple[int, int, tuple[int, ...], int]] = {
+    OmniglotNetwork: (1, 64, (14, 7, 4, 2), 256),
+    MiniImageNetNetwork: (3, 32, (84, 42, 21, 11), 1152),
+}
 
 
 def multiplications(config: Any) -> tuple[int, ...]:
@@ -10,11 +19,14 @@ def multiplications(config: Any) -> tuple[int, ...]:
 
     The sine's is the MLP 1 → 64 → 64 → 1; Omniglot's has four convolutions with stride 2 and 64 filters (28-14-7-4-2),
     Mini-ImageNet's four with 32 filters, each then pooled (84-42-21-11-6); both end in a dense head.
+
+    Raises `ValueError` for another kind of configuration.
     """
-    if not isinstance(config, FewShotClassification):
+    if isinstance(config, SineRegression):
         return 64, 64 * 64, 64
-    photographs = config.dataset == "mini-imagenet"
-    channels, filters, rows, features = (3, 32, (84, 42, 21, 11), 1152) if photographs else (1, 64, (14, 7, 4, 2), 256)
+    if not isinstance(config, FewShotClassification):
+        raise ValueError(f"the layers of {type(config).__name__}'s network are not known")
+    channels, filters, rows, features = _CONVOLUTIONS[FACTS[config.dataset].network]
     inputs = (channels, filters, filters, filters)
     return (*[r * r * 9 * c * filters for r, c in zip(rows, inputs, strict=True)], features * config.ways)
 

@@ -15,7 +15,7 @@ from ..runs.devices import use_devices
 from ..runs.records import Record
 from ..runs.run import iterations_left, run
 from . import bench
-from .catalogue import Experiment
+from .catalogue import Entry
 from .experiments import FewShotClassification
 from .operations import examples_per_iteration, of_evaluation, of_iteration
 
@@ -23,12 +23,12 @@ from .operations import examples_per_iteration, of_evaluation, of_iteration
 _MAML = 3.0
 
 
-def trained(experiment: Experiment, data: ImageClasses | None = None, **settings: Any) -> tuple[Any, list[Record]]:
-    """An experiment's records, made where they are not there yet, each in its configuration's place, and all of them.
+def trained(entry: Entry, data: ImageClasses | None = None, **settings: Any) -> tuple[Any, list[Record]]:
+    """An entry's records, made where they are not there yet, each in its configuration's place, and all of them.
 
     `data` is the dataset that it reads, if any; `settings` are those of `run`.
     """
-    configs = experiment.configs
+    configs = entry.configs
     records = dict(zip(configs, run(configs, data, **settings), strict=True))
 
     def placed(node):
@@ -36,21 +36,19 @@ def trained(experiment: Experiment, data: ImageClasses | None = None, **settings
             return {key: placed(child) for key, child in node.items()}
         return [records[config] for config in node]
 
-    return placed(experiment.runs), list(records.values())
+    return placed(entry.runs), list(records.values())
 
 
-def train(
-    experiments: Iterable[Experiment], data: str | None, devices: int | None, figures: str | os.PathLike | None
-) -> None:
+def train(entries: Iterable[Entry], data: str | None, devices: int | None, figures: str | os.PathLike | None) -> None:
     """Train what is not there yet, in the order given, and keep the records where the notebooks of `paper` look.
 
-    `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `run` for the rest. An experiment that
+    `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `run` for the rest. An entry that
     XLA cannot run, as it does not fit into a GPU's memory, is printed with its error, and those after it go on.
     """
     used = use_devices(devices)
-    for experiment in experiments:
-        print(f"\n{experiment.notebook}: {experiment.name}", file=sys.stderr)
-        configs = experiment.configs
+    for entry in entries:
+        print(f"\n{entry.notebook}: {entry.name}", file=sys.stderr)
+        configs = entry.configs
         dataset = load(configs[0].dataset, data) if isinstance(configs[0], FewShotClassification) else None
         try:
             run(configs, dataset, publish=True, figures=figures, devices=used)
@@ -59,22 +57,22 @@ def train(
 
 
 def table(
-    experiments: Iterable[Experiment],
+    entries: Iterable[Entry],
     devices: int | None = None,
     figures: str | os.PathLike | None = None,
     speed: Callable[[str, int | None, str], float] | None = None,
 ) -> pd.DataFrame:
-    """A row for each experiment: its runs, what is left of them, and the hours that takes here, with their sum.
+    """A row for each entry: its runs, what is left of them, and the hours that takes here, with their sum.
 
     `figures` is another folder where records may lie, as `run` has it.
 
     Speed is measured on one short training of each network and order of tasks that is still needed, by
     `bench.paper_speed` where no other `speed` is given, and scaled by the floating-point operations of training and
-    evaluation. Runs that several experiments have in common count for the first.
+    evaluation. Runs that several entries have in common count for the first.
     """
     speed, seen, rows, measured = speed or bench.paper_speed, set(), [], {}
-    for experiment in experiments:
-        fresh = [config for config in experiment.configs if config not in seen]
+    for entry in entries:
+        fresh = [config for config in entry.configs if config not in seen]
         seen.update(fresh)
         short = {config: iterations_left(config, figures) for config in fresh}
         left = {config: iterations for config, iterations in short.items() if iterations is not None}
@@ -84,8 +82,8 @@ def table(
                 measured[kind] = speed(kind[0], devices, kind[1])
         rows.append(
             {
-                "Notebook": experiment.notebook,
-                "What": experiment.name,
+                "Notebook": entry.notebook,
+                "What": entry.name,
                 "Runs": len(fresh),
                 "To do": len(left),
                 "Outer iterations": sum(left.values()),
@@ -116,4 +114,4 @@ def _kind(config: Configuration) -> tuple[str, str]:
     """Which of `bench.WORKLOADS` has a configuration's network, and the order of its tasks."""
     if not isinstance(config, FewShotClassification):
         return "sine", "exact"
-    return "mini-imagenet-5way" if config.dataset == "mini-imagenet" else "omniglot-5way", config.order
+    return f"{'omniglot' if config.dataset == 'glyphs' else config.dataset}-5way", config.order

@@ -15,8 +15,8 @@ from jaxtyping import PyTree
 from ..datasets import FACTS
 from ..files import replacing
 from ..inner import Loss, start_optimiser
+from ..runs.checkpoint import skeleton
 from ..runs.records import Record
-from ..training import skeleton
 from .experiments import LOSSES, FewShotClassification
 
 FOLDER = Path(__file__).parent / "initialisations"

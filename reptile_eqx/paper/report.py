@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ..datasets import FACTS
-from ..files import figures_directory, first_process, replacing, write
+from ..files import figures_directory, replacing
+from ..runs.processes import first_process, write
 from ..runs.records import Record, environment
 
 

@@ -31,8 +31,8 @@ def percent(mean: float, spread: float) -> str:
 def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """Table 1 ("mini-imagenet") or Table 2 ("omniglot"), every row: the paper's accuracy beside what is recorded.
 
-    **Arguments:** the dataset, and records by the name of their training (`presets.TRAININGS`); one that is missing or
-    has none is a row that was not run, and one of which all diverged says so.
+    **Arguments:** the dataset, and records by the name of their training (`catalogue.TRAININGS`); one that is missing
+    or has none is a row that was not run, and one of which all diverged says so.
 
     **Returns:** a row for each task and algorithm. "Here" is the mean over seeds and their standard deviation, as the
     paper has it; "over tasks" half the 95 % interval of that mean due to the finite number of evaluation tasks. The

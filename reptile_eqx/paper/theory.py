@@ -34,7 +34,10 @@ def float64() -> AbstractContextManager:
 
 
 def flatten(loss: Loss, model: PyTree) -> tuple[Vector, FlatLoss]:
-    """A model's trainable arrays as one float64 vector φ, and its loss as a function of φ and a batch."""
+    """A model's trainable arrays as one vector φ, and its loss as a function of φ and a batch.
+
+    φ has JAX's default floating-point type.
+    """
     parameters, rest = eqx.partition(model, eqx.is_inexact_array)
     parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), parameters)
     phi, unflatten = ravel_pytree(parameters)
@@ -90,7 +93,7 @@ def meta_gradients(
 def expanded_meta_gradients(
     loss: FlatLoss, phi: Vector, batches: Examples, alpha: float | Float[Array, ""]
 ) -> dict[str, Vector]:
-    """The leading-order expansions of the three (eqs. 36, 38 and 40; 25-27 for k = 2)."""
+    """The leading-order expansions of the three (eqs. 36, 38 and 40; for k = 2 eqs. 25, 26 and 27)."""
     expanded = expanded_gradients(loss, phi, batches, alpha)
     last_gradient = jax.grad(loss)(phi, jax.tree.map(lambda leaf: leaf[-1], batches))
     first = jax.tree.map(lambda leaf: leaf[:-1], batches)

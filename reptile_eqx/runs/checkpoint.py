@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..files import as_json, data_directory, read, write
+from ..files import data_directory
 from .configuration import Configuration, Measurement, run_name
+from .processes import as_json, read, write
 
 
 def state_path(config: Configuration) -> Path:
@@ -22,9 +24,17 @@ def state_path(config: Configuration) -> Path:
     return data_directory() / "runs" / run_name(config, training_only=True) / "state.eqx"
 
 
+def skeleton(make: Callable[[], PyTree]) -> tuple[PyTree, PyTree]:
+    """What `make()` would return, without computing it: its arrays as shapes and dtypes, and all else it consists of.
+
+    `eqx.combine(arrays, rest)` makes one of the two again, from shapes or from real arrays.
+    """
+    return eqx.partition(eqx.filter_eval_shape(make), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
 @dataclass
 class Training:
-    """A run under way: its state, as arrays on the host, and its learning curve so far.
+    """A run under way: the arrays of its `training.State`, on the host, and its learning curve so far.
 
     `diverged` says where the loss or a parameter stopped being finite, and is empty while all are. `commits` are those
     that had a part in it, in order.

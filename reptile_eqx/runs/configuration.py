@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ..files import as_json
 from ..training import Learner, State
+from .processes import as_json
 
 Numbers = Mapping[str, Any]
-"""By field, arrays: those of a configuration's values that a compiled program is given rather than made for."""
+"""By field, arrays: values that a compiled program takes as arguments, so that other values need no other program."""
 
 
 class Measurement(NamedTuple):
@@ -61,7 +61,7 @@ class Configuration(Protocol):
     def precision(self) -> str: ...
 
     def learner(self, data: PyTree, numbers: Numbers) -> Learner:
-        """The training, on `data` (any pytree of arrays); of `numbers` it takes these values, not its own."""
+        """The training, on `data` (any pytree of arrays). Of `numbers` it takes these values, never its own fields."""
         ...
 
     def measurements(self, data: PyTree, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:

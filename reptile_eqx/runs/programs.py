@@ -1,6 +1,7 @@
 """Train and measure runs that share one compiled program, all at once, with checkpoints.
 
-Everything here is on the host, between compiled calls: which run goes next, how far, and what is kept on disk.
+First what is compiled (`Programs`), then the loop on the host (`train_and_measure`): which run goes next, how far, and
+what is kept on disk.
 """
 
 import math
@@ -16,20 +17,25 @@ import numpy as np
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from ..files import agree, first_process
-from ..training import skeleton, start, train
-from .checkpoint import Training
+from ..training import start, train
+from .checkpoint import Training, skeleton
 from .configuration import Configuration, Measurement, numbers_of
 from .devices import Spread
+from .processes import agree, first_process
 
-_SECONDS_BETWEEN_CHECKPOINTS = 5.0
+_SECONDS_A_CALL = 5.0
+_SECONDS_BETWEEN_CHECKPOINTS = 2.5
 _SECONDS_BETWEEN_SAVED_TASKS = 20.0
 _TASKS_AT_ONCE_ON_A_CORE = 25
 _ALONG_TRAINING, _AT_THE_END = 2, 3  # random streams of the tasks that are measured
 
 
 class Programs:
-    """The compiled programs of configurations that are `same_program`: the first state, training, measurements."""
+    """The compiled programs of configurations that are `same_program`: the first state, training, measurements.
+
+    Each makes the learner, or the measurement, from the numbers that it is given, so that one program serves all seeds
+    and step sizes.
+    """
 
     def __init__(self, config: Configuration, data: PyTree, runs: int, devices: Sequence[jax.Device]):
         """`config` is one of them, `runs` how many there are; `data` is what they read."""
@@ -46,7 +52,7 @@ class Programs:
         self._arrays, self._still = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
         self.start = Spread(self._start, data, runs, devices)
         self.train = Spread(self._train, data, runs, devices, learner.meta_batch_size if learner.merge else 1)
-        self._measure: dict[tuple[str, int, int, int], Spread] = {}
+        self._compiled: dict[tuple[str, int, int, int], Spread] = {}
 
     def unit(self, config: Configuration, state: PyTree) -> dict[str, PyTree]:
         """What a compiled program needs to know of one run."""
@@ -77,7 +83,7 @@ class Programs:
     def _values(self, trainings, index, *, final, bar):
         """What a measurement sees of every training, with a leading axis of tasks, at least as many as it asks for."""
         measurement = self._measurements[final][index]
-        block, program = self._measuring(measurement, index, final)
+        block, program = self._measuring_program(measurement, index, final)
         seen = [self._seen_before(training, measurement) if final else None for training in trainings]
         done = [0 if values is None else len(jax.tree.leaves(values)[0]) for values in seen]
         todo = [(i, first) for i in range(len(trainings)) for first in range(done[i], measurement.tasks, block)]
@@ -108,7 +114,7 @@ class Programs:
         like = eqx.filter_eval_shape(measurement.measure, state, jax.random.PRNGKey(0))
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
-    def _measuring(self, measurement: Measurement, index: int, final: bool) -> tuple[int, Spread]:
+    def _measuring_program(self, measurement: Measurement, index: int, final: bool) -> tuple[int, Spread]:
         """How many tasks a measurement takes at a time, and the program for it."""
         # Runs may share a GPU, whose memory would not hold the patches of all their tasks at once.
         devices = len(self._devices)
@@ -118,11 +124,11 @@ class Programs:
         units = self._runs * -(-measurement.tasks // block) if self._on_cpu else max(self._runs, devices)
         # Along the curve and at the end one program measures what has one name.
         which = (measurement.name, index, block, min(units, devices) if self._on_cpu else units)
-        if which not in self._measure:
-            self._measure[which] = Spread(self._measured(index, final, block), self._data, units, self._devices)
-        return block, self._measure[which]
+        if which not in self._compiled:
+            self._compiled[which] = Spread(self._measure_in_turn(index, final, block), self._data, units, self._devices)
+        return block, self._compiled[which]
 
-    def _measured(self, index, final, block):
+    def _measure_in_turn(self, index, final, block):
         def program(data, unit):
             numbers = unit["numbers"]
             measure = self._config.measurements(data, numbers, final=final)[index].measure
@@ -137,7 +143,7 @@ class Programs:
         return program
 
 
-def make(trainings: Sequence[Training], data: PyTree, devices: Sequence[jax.Device]) -> dict[str, Any]:
+def train_and_measure(trainings: Sequence[Training], data: PyTree, devices: Sequence[jax.Device]) -> dict[str, Any]:
     """Bring trainings that are `same_program` to their end, saving each on the way.
 
     Returns their results (in order) as `results`, how many were trained at once as `together`, `compile_seconds`.
@@ -161,7 +167,7 @@ def make(trainings: Sequence[Training], data: PyTree, devices: Sequence[jax.Devi
                 bar.set_postfix_str(_headline(at_stop[0].curve[-1]))
             unsaved |= {id(training): training for training in turn}
             # A run of a few seconds has many stops; writing at each of them would take as long as the training.
-            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS / 2 or all(t.done for t in trainings):
+            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS or all(t.done for t in trainings):
                 for training in unsaved.values():
                     training.save()
                 unsaved, saved = {}, time.monotonic()
@@ -201,7 +207,7 @@ def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
             begun, seed = training.iteration - iterations, training.config.seed
             training.diverged = f"between outer iterations {begun} and {training.iteration} of seed {seed}"
             warnings.warn(f"{training.config.name}: not finite any more {training.diverged}", stacklevel=2)
-    return max(1, min(round(iterations * _SECONDS_BETWEEN_CHECKPOINTS / seconds), 10 * max(iterations, chunk)))
+    return max(1, min(round(iterations * _SECONDS_A_CALL / seconds), 10 * max(iterations, chunk)))
 
 
 def _title(trainings: Sequence[Training]) -> str:

@@ -17,6 +17,7 @@ import jax
 
 from .. import files
 from .configuration import Configuration, run_name
+from .processes import as_json
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Record:
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
     - `made`: data, device, processor, versions, the commits that had a part in it, date, how many runs were trained at
-      once, seconds of the turns that this one had; where it diverged, if it did.
+      once, seconds of the turns that this one had and of compilation; where it diverged, if it did.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Record:
 
 def plain(config: Configuration) -> dict[str, Any]:
     """A configuration's fields as a record keeps them."""
-    return json.loads(files.as_json(dataclasses.asdict(config)))
+    return json.loads(as_json(dataclasses.asdict(config)))
 
 
 def record_folders(figures: str | os.PathLike | None = None) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Runs on disk, addressed by what they are.
+"""Runs on disk, named by a hash of their configuration.
 
 A run is one configuration. Its record (configuration, curve, results, how it was made) is a small JSON file, under
 `figures/runs/` where it is worth publishing and under `data/runs/` otherwise; its state, for resuming and for
@@ -20,12 +20,13 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import PyTree
 
-from ..files import agree, as_json, data_directory, figures_directory, first_process, write
-from ..training import State, skeleton, start
-from .checkpoint import Training, state_path
+from ..files import data_directory, figures_directory
+from ..training import State, start
+from .checkpoint import Training, skeleton, state_path
 from .configuration import Configuration, numbers_of, run_name, same_program
 from .devices import mesh_for, replicated
-from .programs import make
+from .processes import agree, as_json, first_process, write
+from .programs import train_and_measure
 from .records import Record, environment, find_record, now
 
 
@@ -88,11 +89,11 @@ def _on_record(configs: Iterable[Configuration], figures: str | os.PathLike | No
 def _made(
     configs: list[Configuration], data: PyTree, devices: Sequence[jax.Device], folder: Path
 ) -> dict[Configuration, Record]:
-    """Train what one program can, and write the records."""
+    """Train and measure configurations that share one program, and write the records."""
     # The environment is asked for before training, as the checkout may be another when it ends.
     made = agree({"data": _origin(data), **environment(devices)})
     trainings = [Training(config, commits=[made["commit"]]) for config in configs]
-    outcome = make(trainings, data, devices)
+    outcome = train_and_measure(trainings, data, devices)
     made |= {"runs_together": outcome["together"], "date": agree(now())}
     made["compile_seconds"] = round(outcome["compile_seconds"], 1)
     records = {}
@@ -130,7 +131,9 @@ def iterations_left(config: Configuration, figures: str | os.PathLike | None = N
 
 
 def load_state(config: Configuration, data: PyTree = None) -> State:
-    """The trained state of a run that was made on this machine; raises `FileNotFoundError` where it is not.
+    """The state at the end of a run that was made on this machine, also of one that diverged.
+
+    Raises `FileNotFoundError` where it was not made here.
 
     `data` is what it was trained on (`run`).
     """

@@ -115,7 +115,7 @@ def test_accuracy_on_tasks_without_a_query_is_an_error():
 def test_adaptation_watches_the_model_before_and_after_every_step():
     task, model = SineWaves(points=10)(jax.random.key(0)), sine_network(jax.random.key(1))
     watched = adaptation(
-        optax.sgd(0.02), mean_squared_error, model, task, 3, lambda m: mean_squared_error(m, task.query)
+        mean_squared_error, optax.sgd(0.02), model, task, 3, lambda m: mean_squared_error(m, task.query)
     )
     optimiser, by_hand = optax.sgd(0.02), [mean_squared_error(model, task.query)]
     state = start_optimiser(optimiser, model)

@@ -13,7 +13,7 @@ from reptile_eqx.paper.catalogue import (
     Scale,
     ablation_runs,
     classification_runs,
-    experiments,
+    entries,
     faster_runs,
     figure_3_runs,
     figure_4_runs,
@@ -88,13 +88,13 @@ def test_joint_training_sees_the_images_that_reptile_sees():
 
 
 def test_the_order_is_that_of_worth():
-    names = list(experiments(PAPER))
+    names = list(entries(PAPER))
     listed = ["Figure 1", "MAML's setting", "Section 5", "omniglot-5way-reptile", "Figure 3", "Figure 4a", "Figure 4c",
               "omniglot-20way-reptile", "mini-imagenet-5way-reptile", "Around Table 3", "What may be faster",
               "omniglot-5way-1shot-fomaml", "mini-imagenet-5way-5shot-maml"]  # fmt: skip
     assert [names.index(name) for name in listed] == sorted(names.index(name) for name in listed)
     assert set(TRAININGS) <= set(names)
-    assert {experiment.notebook for experiment in experiments(Scale("smoke")).values()} == set(NOTEBOOKS)
+    assert {entry.notebook for entry in entries(Scale("smoke")).values()} == set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_the_order_is_that_of_worth():
     [("gpu", "paper", "parallel"), ("gpu", "quick", "exact"), ("cpu", "paper", "exact")],
 )
 def test_on_a_gpu_the_papers_tables_take_tasks_in_parallel(platform, profile, order):
-    for experiment in experiments(Scale(profile, 1, platform=platform)).values():
-        if experiment.notebook == "3_classification":
-            assert {config.order for config in experiment.configs} == {order}
+    for entry in entries(Scale(profile, 1, platform=platform)).values():
+        if entry.notebook == "3_classification":
+            assert {config.order for config in entry.configs} == {order}
     assert [c.order for c in flat(figure_3_runs(Scale("paper", 1, platform="gpu")))] == ["exact"] * 10
 
 
 def test_what_stands_in_for_omniglot_stands_in_everywhere():
-    for experiment in experiments(Scale("smoke", dataset="glyphs")).values():
-        datasets = {(c.dataset, c.train_classes) for c in experiment.configs if hasattr(c, "dataset")}
+    for entry in entries(Scale("smoke", dataset="glyphs")).values():
+        datasets = {(c.dataset, c.train_classes) for c in entry.configs if hasattr(c, "dataset")}
         assert datasets <= {("glyphs", 400)}
 
 
@@ -126,7 +126,7 @@ def test_what_stands_in_for_omniglot_stands_in_everywhere():
 )
 def test_scales_that_cannot_be_are_named(scale, message):
     with pytest.raises(ValueError, match=message):
-        experiments(Scale(**scale))
+        entries(Scale(**scale))
 
 
 def test_unknown_trainings_are_named():
@@ -142,8 +142,8 @@ FIGURES = files.CHECKOUT / "figures"
 
 @in_a_checkout
 def test_quick_shows_published_records_where_it_trains_nothing():
-    shown = [e for e in experiments(QUICK).values() if e.notebook == "4_ablations"]
-    for config in [config for experiment in shown for config in experiment.configs]:
+    shown = [e for e in entries(QUICK).values() if e.notebook == "4_ablations"]
+    for config in [config for entry in shown for config in entry.configs]:
         assert rx.find_record(config, FIGURES) is not None, run_name(config)
 
 
@@ -187,8 +187,8 @@ def test_every_record_is_the_catalogues_or_an_extra_of_one_of_its_trainings():
     known = {
         run_name(config)
         for profile in ("quick", "paper")
-        for experiment in experiments(Scale(profile), list(TRAININGS)).values()
-        for config in experiment.configs
+        for entry in entries(Scale(profile), list(TRAININGS)).values()
+        for config in entry.configs
     }
     published = {path.stem: read_record(path) for path in (FIGURES / "runs").glob("*.json")}
     assert published.keys() - known == EXTRAS.keys()

@@ -10,7 +10,7 @@ import pytest
 import reptile_eqx as rx
 from reptile_eqx.cli import main
 from reptile_eqx.paper import bench, catalogue, plan
-from reptile_eqx.paper.catalogue import TRAININGS, Experiment, Scale, classification_runs, experiments
+from reptile_eqx.paper.catalogue import TRAININGS, Entry, Scale, classification_runs, entries
 from reptile_eqx.paper.experiments import SineRegression
 from reptile_eqx.runs.checkpoint import state_path
 from reptile_eqx.runs.run import iterations_left
@@ -18,8 +18,8 @@ from reptile_eqx.runs.run import iterations_left
 TINY = dict(curve_points=1, curve_tasks=2, eval_tasks=4)
 
 
-def experiment(*configs, notebook="1_sine_regression", name="tiny"):
-    return Experiment(notebook, name, {"": list(configs)}, 100)
+def entry(*configs, notebook="1_sine_regression", name="tiny"):
+    return Entry(notebook, name, {"": list(configs)}, 100)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def clock():
 
 def test_records_lie_where_their_configurations_did():
     runs = {"a": {1: [SineRegression(outer_iterations=2, **TINY)]}, "b": [SineRegression(outer_iterations=3, **TINY)]}
-    records, everything = plan.trained(Experiment("", "", runs, 0))
+    records, everything = plan.trained(Entry("", "", runs, 0))
     assert records["a"][1][0].config["outer_iterations"] == 2 and records["b"][0].config["outer_iterations"] == 3
     assert everything == [*records["a"][1], *records["b"]]
 
@@ -43,7 +43,7 @@ def test_the_paper_is_trained_in_order_and_each_notebook_executed_when_its_runs_
     monkeypatch.setattr("papermill.execute_notebook", lambda path, *_, **__: done.append(Path(path).stem))
     monkeypatch.setattr(bench, "platform_of", lambda _: "cpu")
     assert main(["run", "--profile", "paper", "--out", str(tmp_path)]) == 0
-    names = list(experiments(Scale("paper")))
+    names = list(entries(Scale("paper")))
     assert done[1::2] == ["1_sine_regression", "2_analysis", "4_ablations", "3_classification"]
     assert all(prefix == names[: len(prefix)] for prefix in done[::2])
     assert done[0][-1] == "MAML's setting" and done[2][-1] == "Section 5"
@@ -56,7 +56,7 @@ def test_the_paper_is_trained_in_order_and_each_notebook_executed_when_its_runs_
 def test_what_was_trained_beforehand_is_there_for_the_notebook(monkeypatch, tmp_path):
     """In the process of its own that the command starts."""
     config = SineRegression(outer_iterations=20, **TINY)
-    monkeypatch.setattr(catalogue, "experiments", lambda *_: {"tiny": experiment(config)})
+    monkeypatch.setattr(catalogue, "entries", lambda *_: {"tiny": entry(config)})
     monkeypatch.setattr(bench, "platform_of", lambda _: "cpu")
     found = []
     monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: found.append(rx.find_record(config, tmp_path)))
@@ -76,16 +76,16 @@ def test_an_experiment_that_fails_does_not_stop_those_after_it(monkeypatch, tmp_
 
     monkeypatch.setattr(plan, "run", out_of_memory_once)
     sine, longer = SineRegression(), SineRegression(outer_iterations=40_000)
-    plan.train([experiment(sine), experiment(longer)], None, None, tmp_path)
+    plan.train([entry(sine), entry(longer)], None, None, tmp_path)
     assert done == [[sine], [longer]] and "RuntimeError: out of memory: 12 GiB" in capsys.readouterr().err
     with pytest.raises(ValueError, match="not a matter of memory"):
-        plan.train([experiment(sine)], None, None, tmp_path)
+        plan.train([entry(sine)], None, None, tmp_path)
 
 
 def test_each_order_of_tasks_has_a_speed_of_its_own():
     orders = ("cpu", "exact"), ("gpu", "parallel")
     some = [
-        experiment(*classification_runs(Scale("paper", 1, platform=platform), "omniglot-5way-reptile"))
+        entry(*classification_runs(Scale("paper", 1, platform=platform), "omniglot-5way-reptile"))
         for platform, _ in orders
     ]
     rows = plan.table(some, speed=lambda name, devices, order: {"exact": 1e11, "parallel": 4e11}[order])
@@ -96,14 +96,14 @@ def test_a_dataset_is_loaded_where_an_experiment_needs_it(monkeypatch, tmp_path)
     few_shot = classification_runs(Scale("smoke", 1, dataset="glyphs"), "omniglot-5way-reptile")
     asked = []
     monkeypatch.setattr(plan, "run", lambda configs, data, **_: asked.append((configs, data and data.name)))
-    plan.train([experiment(*few_shot), experiment(SineRegression())], None, None, tmp_path)
+    plan.train([entry(*few_shot), entry(SineRegression())], None, None, tmp_path)
     assert asked == [(few_shot, "glyphs"), ([SineRegression()], None)]
 
 
 def test_what_is_left_is_counted_in_operations_and_hours(clock):
     speed, asked = clock
     (config,) = classification_runs(Scale("paper", 1), "omniglot-5way-reptile")
-    rows = plan.table([experiment(config)], speed=speed)
+    rows = plan.table([entry(config)], speed=speed)
     row = rows.iloc[0]
     assert row["Runs"] == row["To do"] == 1
     assert row["Outer iterations"] == 100_000
@@ -126,12 +126,12 @@ def test_what_is_done_or_begun_is_left_out(clock, home):
     path.parent.mkdir(parents=True)
     path.write_bytes(json.dumps({"iteration": 400}).encode() + b"\n")
     assert [iterations_left(config, home / "elsewhere") for config in (done, begun, fresh)] == [None, 100, 30]
-    rows = plan.table([experiment(done, begun), experiment(begun, fresh)], 2, home / "elsewhere", speed)
-    assert rows["To do"].tolist() == [1, 1, 2], "a run of two experiments counts for the first"
+    rows = plan.table([entry(done, begun), entry(begun, fresh)], 2, home / "elsewhere", speed)
+    assert rows["To do"].tolist() == [1, 1, 2], "a run of two entries counts for the first"
     assert rows["Runs"].tolist() == [2, 1, 3]
     assert rows["Outer iterations"].tolist() == [100, 30, 130]
     assert asked == [("sine", 2, "exact")]
-    assert plan.table([experiment(done)], None, home / "elsewhere", speed)["TFLOP"].tolist() == [0, 0]
+    assert plan.table([entry(done)], None, home / "elsewhere", speed)["TFLOP"].tolist() == [0, 0]
     assert len(asked) == 1, "nothing to do needs no calibration"
 
 

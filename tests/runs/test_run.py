@@ -30,7 +30,7 @@ def same(a, b):
 def test_a_finished_run_is_read_and_not_trained_again(monkeypatch):
     config = SineRegression(**SINE)
     first = rx.run([config])
-    monkeypatch.setattr(runs, "make", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train_and_measure", lambda *_: pytest.fail("trained again"))
     assert rx.run([config]) == first
     assert first[0].status == "finished"
     assert [point["iteration"] for point in first[0].curve] == [10, 20, 30, 40, 50, 60]
@@ -223,7 +223,7 @@ def test_a_runs_precision_is_that_of_its_programs():
         assert ("mantissa_bits=7" in str(train)) == narrow
         with jax.default_matmul_precision("tensorfloat32" if narrow else "bfloat16"):
             several = unit | {"stream": np.uint32(2), "first": np.int32(0)}
-            measured = jax.make_jaxpr(compiled._measured(0, True, 1))(noise(), several)
+            measured = jax.make_jaxpr(compiled._measure_in_turn(0, True, 1))(noise(), several)
         assert ("mantissa_bits=7" in str(measured)) == narrow
 
 
