@@ -18,6 +18,11 @@ if not hasattr(jax, "enable_x64"):  # older JAX has it under another name
     jax.enable_x64 = enable_x64
 
 
+def pytest_collection_modifyitems(items):
+    """The notebooks first: they take longest, and no core is to wait for them at the end."""
+    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once(tmp_path_factory):
     """Programs that several tests share are compiled once, whichever of pytest-xdist's processes runs them."""
