@@ -1,10 +1,16 @@
 """Every test runs with jaxtyping's runtime checks on, two virtual CPU devices, and a home of its own."""
 
+import importlib.metadata
 import os
 
 # Nearly all of the tests' time is compilation, and XLA's newer code generator for a CPU takes more than twice as long
-# as its older one. Set before JAX reads it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# as its older one. Releases without the older one end a process that asks for it. Set before JAX reads it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    if [int(n) for n in importlib.metadata.version("jaxlib").split(".")[:2]] < [0, 11]
+    else "--xla_backend_optimization_level=0",
+)
 
 import jax
 import pytest
