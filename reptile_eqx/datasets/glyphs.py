@@ -6,8 +6,7 @@ from jaxtyping import Bool, Float, UInt8
 from ..nn import OmniglotNetwork
 from .common import Facts, ImageClasses, cached
 
-_SIDE = 28
-_POINTS = 28
+_SIDE, _POINTS = 28, 28
 FACTS = Facts("Made-up glyphs", (600, 20, _SIDE, _SIDE, 1), (400, 0, 200), True, True, OmniglotNetwork)
 """Of as many as `draw_glyphs` draws by default."""
 

@@ -42,13 +42,7 @@ class ConvBlock(eqx.Module):
     pool: bool = eqx.field(static=True)
 
     def __init__(
-        self,
-        channels: int,
-        filters: int,
-        activation: Callable = jax.nn.relu,
-        *,
-        pool: bool = False,
-        key: PRNGKeyArray,
+        self, channels: int, filters: int, activation: Callable = jax.nn.relu, *, pool: bool = False, key: PRNGKeyArray
     ):
         """`channels` in, `filters` out; Glorot-uniform kernel, zero bias.
 

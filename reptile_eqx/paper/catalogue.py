@@ -12,19 +12,7 @@ from typing import Any, NamedTuple
 
 from ..datasets import FACTS
 from .experiments import FewShotClassification, SineAnalysis, SineRegression
-from .settings import (
-    ABLATIONS,
-    COMBINATIONS,
-    FASTER,
-    FINN,
-    LINES,
-    SINE,
-    SWEEPS,
-    TABLE_3,
-    TABLE_4,
-    TABLE_5,
-    TABLE_6,
-)
+from .settings import ABLATIONS, COMBINATIONS, FASTER, FINN, LINES, SINE, SWEEPS, TABLE_3, TABLE_4, TABLE_5, TABLE_6
 
 PROFILES = ("smoke", "quick", "paper")
 NOTEBOOKS = ("1_sine_regression", "2_analysis", "3_classification", "4_ablations")

@@ -162,12 +162,7 @@ class Spread:
     """
 
     def __init__(
-        self,
-        program: Callable,
-        shared: PyTree,
-        units: int,
-        devices: Sequence[jax.Device] | None = None,
-        tasks: int = 1,
+        self, program: Callable, shared: PyTree, units: int, devices: Sequence[jax.Device] | None = None, tasks: int = 1
     ):
         """`program(shared, unit, *common)` maps pytrees of arrays to one; every device has a copy of `shared`.
 

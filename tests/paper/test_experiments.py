@@ -64,8 +64,7 @@ def test_an_experiments_adam_has_its_momentum_and_rolls_on_or_not(b1, reset):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "tail"),
-    [("reptile", 0), ("joint", 0), *itertools.product(("fomaml", "maml", "combination"), (0, 2))],
+    ("algorithm", "tail"), [("reptile", 0), ("joint", 0), *itertools.product(("fomaml", "maml", "combination"), (0, 2))]
 )
 def test_an_experiment_trains_by_the_algorithm_it_names(algorithm, tail):
     k = 1 if algorithm == "joint" else 3
