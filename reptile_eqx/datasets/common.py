@@ -99,10 +99,7 @@ def filter_named(resample: str) -> Image.Resampling:
 
 
 def fingerprint(folder: str | os.PathLike, names: Iterable[str]) -> str:
-    """Changes when one of the named files below `folder` does.
-
-    It is made of names, sizes and times of change, as hashing the files takes longer.
-    """
+    """Changes when a file below `folder` does: from names, sizes and times of change, as hashing takes longer."""
     seen = hashlib.sha256()
     for name in names:
         path = os.path.join(folder, name)

@@ -31,10 +31,7 @@ def batch_norm_pool_relu(h: Images, scale: Channels, shift: Channels) -> Pooled:
 
 
 def normalise(h: Images, scale: Channels, shift: Channels) -> tuple[Channels, Channels, tuple[Channels, ...]]:
-    """The norm of `h` as the slope and the offset that it comes to for each channel, and what their gradient needs.
-
-    `h` has the shape `(batch, height, width, channel)`, `scale` and `shift` `(channel,)`.
-    """
+    """The norm of `h` as the slope and the offset that it comes to for each channel, and what their gradient needs."""
     # The variance from two sums saves a pass over memory; in float32 it is as exact as from deviations, since a
     # convolution's mean is at most a few standard deviations.
     mean = h.mean((0, 1, 2))
