@@ -10,31 +10,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import datasets, nn
-from .evaluation import Accuracy, adaptation, few_shot_accuracy, mean_and_interval
-from .inner import Adapted, adapt, start_optimiser
+from .evaluation import Accuracy, QueryAccuracy, QueryLoss, adaptation, few_shot_accuracy, mean_and_interval
+from .few_shot import FewShot
+from .initialisation import Classifier, Initialisation, load, save
+from .inner import Adapted, Frozen, adapt, start_optimiser, trainable
 from .losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
 from .meta import fomaml, gradient_combination, joint_training, maml, reptile, resetting
-from .optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
+from .optimisers import OwnSteps, annealed_sgd, merge_adam, merge_average, only, own_sgd, recorded, reference_adam
 from .runs.configuration import Configuration, Measurement
 from .runs.devices import use_devices
 from .runs.records import Record, find_record
 from .runs.run import load_state, run
-from .tasks import FewShot, SineWaves, Task, cycle, minibatches, replacement
+from .tasks import SineWaves, Task, TaskList, cycle, minibatches, pad, replacement
 from .training import Learner, MetaGradient, State, start, train
 
 if TYPE_CHECKING:
     from . import paper
-    from .paper.pretrained import Pretrained, load_pretrained, save_pretrained
+    from .paper.pretrained import Pretrained, load_pretrained
 
-_PRETRAINED = ("Pretrained", "load_pretrained", "save_pretrained")
+_PRETRAINED = ("Pretrained", "load_pretrained")
 
 __all__ = [
-    "Accuracy", "Adapted", "Configuration", "FewShot", "Learner", "Measurement", "MetaGradient", "Pretrained",
-    "Record", "SineWaves", "State", "Task", "adapt", "adaptation", "annealed_sgd", "cycle", "datasets",
-    "few_shot_accuracy", "find_record", "fomaml", "gradient_combination", "joint_training", "load_pretrained",
-    "load_state", "maml", "mean_and_interval", "mean_cross_entropy", "mean_squared_error", "merge_adam",
-    "merge_average", "minibatches", "nn", "paper", "reference_adam", "replacement", "reptile", "resetting", "run",
-    "save_pretrained", "start", "start_optimiser", "sum_cross_entropy", "train", "use_devices",
+    "Accuracy", "Adapted", "Classifier", "Configuration", "FewShot", "Frozen", "Initialisation", "Learner",
+    "Measurement", "MetaGradient", "OwnSteps", "Pretrained", "QueryAccuracy", "QueryLoss", "Record", "SineWaves",
+    "State", "Task", "TaskList", "adapt", "adaptation", "annealed_sgd", "cycle", "datasets", "few_shot_accuracy",
+    "find_record", "fomaml", "gradient_combination", "joint_training", "load", "load_pretrained", "load_state", "maml",
+    "mean_and_interval", "mean_cross_entropy", "mean_squared_error", "merge_adam", "merge_average", "minibatches",
+    "nn", "only", "own_sgd", "pad", "paper", "recorded", "reference_adam", "replacement", "reptile", "resetting",
+    "run", "save", "start", "start_optimiser", "sum_cross_entropy", "train", "trainable", "use_devices",
 ]  # fmt: skip
 
 

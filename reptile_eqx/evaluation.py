@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .inner import Loss, adapt, start_optimiser
+from .losses import check_labels
 from .tasks import Task, cycle, minibatches
 
 
@@ -46,20 +47,64 @@ def few_shot_accuracy(
       pure, so the caller's state is as it was afterwards.
     - `task`: pairs `(x, labels)` as support and query.
     - `steps`, `batch_size`, `schedule`: of the adaptation (Tables 3 and 4: "Eval. inner …").
+
+    Raises `ValueError` for a task without a query, and for labels that the model has no output for; inside a compiled
+    program these make the accuracy NaN.
     """
     if task.query is None:
         raise ValueError("accuracy is measured on a task's query, and this one has none: give `FewShot` `queries=1`")
+    x, labels = task.query
     batches = minibatches(schedule, key, task.support, batch_size, steps)
     model = adapt(loss, optimiser, model, state, batches).model
-    x, labels = task.query
+    alone, together = classify_alone(model, task.support[0], x), model(x)
+    check_labels(labels, together.shape[-1])
 
-    def classified_alone(image):
-        return model(jnp.concatenate([task.support[0], image[None]]))[-1].argmax()
+    def share(logits):
+        right = (logits.argmax(-1) == labels).mean(dtype=jnp.result_type(float))
+        beyond = (jnp.minimum(labels.min(), task.support[1].min()) < 0) | (labels.max() >= logits.shape[-1])
+        return jnp.where(beyond, jnp.nan, right)
 
-    def share(predictions):
-        return (predictions == labels).mean(dtype=jnp.result_type(float))
+    return Accuracy(share(alone), share(together))
 
-    return Accuracy(share(jax.vmap(classified_alone)(x)), share(model(x).argmax(-1)))
+
+def classify_alone(model: PyTree, support: Array, x: Array) -> Float[Array, "example way"]:
+    """Logits of each of `x` in a batch of the whole `support` and itself (Section 6.1's non-transductive setting)."""
+    return jax.vmap(lambda one: model(jnp.concatenate([support, one[None]]))[-1])(x)
+
+
+class QueryAccuracy(eqx.Module):
+    """`few_shot_accuracy` on tasks drawn from a distribution, as `fit` measures: `measure(model, inner, key)`.
+
+    - `tasks`: makes a task with a query from a key, such as `FewShot(…, queries=1)`.
+    - `loss`, `optimiser`, `steps`, `batch_size`, `schedule`: of the adaptation.
+    """
+
+    tasks: Callable[[PRNGKeyArray], Task]
+    loss: Loss = eqx.field(static=True)
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    schedule: Callable = eqx.field(static=True, default=cycle)
+
+    def __call__(self, model: PyTree, inner: PyTree, key: PRNGKeyArray) -> Accuracy:
+        """Accuracy on one task."""
+        task_key, batch_key = jax.random.split(key)
+        settings: dict[str, Any] = dict(steps=self.steps, batch_size=self.batch_size, schedule=self.schedule)
+        return few_shot_accuracy(self.loss, self.optimiser, model, inner, self.tasks(task_key), batch_key, **settings)
+
+
+class QueryLoss(QueryAccuracy):
+    """The loss on a task's query before and after adaptation; fields and call are `QueryAccuracy`'s."""
+
+    def __call__(self, model: PyTree, inner: PyTree, key: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
+        """`before` and `after` of one task."""
+        task_key, batch_key = jax.random.split(key)
+        task = self.tasks(task_key)
+        if task.query is None:
+            raise ValueError("the loss is measured on a task's query, and these have none: set examples aside for it")
+        batches = minibatches(self.schedule, batch_key, task.support, self.batch_size, self.steps)
+        adapted = adapt(self.loss, self.optimiser, model, inner, batches).model
+        return {"before": self.loss(model, task.query), "after": self.loss(adapted, task.query)}
 
 
 def adaptation(

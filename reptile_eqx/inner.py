@@ -1,7 +1,7 @@
 """The inner loop U^k: adapt a model to a task. Everything else in the paper is what is done with its k updates."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,9 +13,31 @@ Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 """A model and a mini-batch of examples (`tasks.Examples`) to a number."""
 
 
+class Frozen(eqx.Module):
+    """A part of a model that nothing trains, neither the inner loop nor the outer: pretrained layers, say.
+
+    It is called as the part is. Its arrays are no parameters, so no gradient, no update and no optimiser's state of
+    theirs is ever made. To freeze a part in the inner loop alone, see `optimisers.only`.
+    """
+
+    part: PyTree
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """What the part returns."""
+        return self.part(*arguments, **named)
+
+
+def trainable(model: PyTree) -> tuple[PyTree, PyTree]:
+    """A model's parameters and the rest of it; `eqx.combine(parameters, rest)` is the model again.
+
+    Parameters are floating-point arrays outside of `Frozen` parts.
+    """
+    return eqx.partition(model, eqx.is_inexact_array, is_leaf=lambda node: isinstance(node, Frozen))
+
+
 class Adapted(NamedTuple):
     """What the inner loop leaves: the adapted model φ̃, the optimiser's state after it, each step's loss before that
-    step, shape `(steps,)`, and the weighted sum of its updates where weights were given."""
+    step, shape `(steps,)`, and the weighted sum of its updates or gradients where weights were given."""
 
     model: PyTree
     state: PyTree
@@ -31,33 +53,37 @@ def adapt(
     batches: PyTree,
     *,
     weights: Float[Array, " steps"] | None = None,
+    gradients: bool = False,
     checkpoint: bool = False,
 ) -> Adapted:
     """Take one optimiser step per mini-batch: φ_{i+1} = φ_i - u_i (Algorithm 1; eq. 10 with SGD).
 
     **Arguments:**
 
-    - `loss`: maps a model and a batch to a scalar.
+    - `loss`: maps a model and a batch to a scalar. A batch is a mini-batch of whatever pytree the task's examples are,
+      so what a layer needs beside its input, such as dropout's keys, is an array of the examples.
     - `optimiser`: any optax transformation.
-    - `model`: any pytree; its floating-point arrays are trained.
+    - `model`: any pytree; its floating-point arrays outside of `Frozen` parts are trained.
     - `state`: the optimiser's state to start from (`start_optimiser`); rolling state is carried by the caller.
     - `batches`: examples with leading axes `(steps, batch)`, as `tasks.minibatches` makes them.
-    - `weights`: w_i, to have Σ w_i u_i as well.
+    - `weights`: w_i, to have Σ w_i u_i as well or, with `gradients`, Σ w_i g_i.
     - `checkpoint`: when differentiated, keep only each step's parameters and recompute the rest.
 
-    **Returns:** an `Adapted`. Raises `ValueError` for a model without floating-point arrays.
+    **Returns:** an `Adapted`. Raises `ValueError` for a model that has nothing to train, `TypeError` for a loss that is
+    not one number.
     """
-    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+    parameters, rest = trainable(model)
     _check_trainable(parameters)
 
     def step(carry, batch_and_weight):
         batch, weight = batch_and_weight
         parameters, state, total = carry
-        value, gradient = jax.value_and_grad(lambda p: loss(eqx.combine(p, rest), batch))(parameters)
+        value, gradient = jax.value_and_grad(lambda p: loss_of(loss, eqx.combine(p, rest), batch))(parameters)
         updates, state = optimiser.update(gradient, state, parameters)
         if weight is not None:
             # optax adds its updates, so u_i is their negative.
-            total = jax.tree.map(lambda t, u: t - weight.astype(u.dtype) * u, total, updates)
+            some = gradient if gradients else jax.tree.map(jnp.negative, updates)
+            total = jax.tree.map(lambda t, u: t + weight.astype(u.dtype) * u, total, some)
         return (optax.apply_updates(parameters, updates), state, total), value
 
     total = None if weights is None else jax.tree.map(jnp.zeros_like, parameters)
@@ -66,11 +92,52 @@ def adapt(
     return Adapted(eqx.combine(parameters, rest), state, losses, total)
 
 
+def loss_of(loss: Loss, model: PyTree, batch: PyTree) -> Float[Array, ""]:
+    """`loss(model, batch)`; raises `TypeError` where that is not one floating-point number."""
+    try:
+        value = loss(model, batch)
+    except RuntimeError as error:
+        if _layers(model, eqx.nn.Dropout):
+            error.add_note(
+                "A loss gets a model and a batch. For dropout, make a key for each example part of the task: "
+                "`Task((x, y, jax.random.split(key, len(x))))`, and take it from the batch."
+            )
+        raise
+    if not eqx.is_inexact_array(value) or value.shape != ():
+        what = f"an array of shape {value.shape}, {value.dtype}" if eqx.is_array(value) else f"a {type(value).__name__}"
+        raise TypeError(
+            f"a loss returns one floating-point number; given {what}: take the mean or the sum over the batch, and "
+            "leave out what it returns beside it"
+        )
+    return value
+
+
 def start_optimiser(optimiser: optax.GradientTransformation, model: PyTree) -> PyTree:
-    """The optimiser's fresh state for a model's trainable arrays; raises `ValueError` where it has none."""
-    parameters = eqx.filter(model, eqx.is_inexact_array)
+    """The optimiser's fresh state for a model's parameters.
+
+    Raises `ValueError` where it has none or keeps running statistics, `TypeError` where the optimiser does not take
+    them.
+    """
+    parameters, _ = trainable(model)
     _check_trainable(parameters)
-    return optimiser.init(parameters)
+    if _layers(model, eqx.nn.StateIndex):
+        raise ValueError(
+            "the model keeps state from call to call (eqx.nn.StateIndex, as in eqx.nn.BatchNorm), and no task hands that "
+            "on to the next: use a norm of the batch (`rx.nn`), eqx.nn.GroupNorm or eqx.nn.LayerNorm"
+        )
+    try:
+        return optimiser.init(parameters)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TypeError(
+            f"the optimiser does not take the model's parameters ({error}). If it is optax.partition or optax.masked with "
+            "a tree of labels that is a Module: optax calls whatever can be called, so give it `lambda _: labels`, or "
+            "take rx.only(optimiser, lambda model: model.head)"
+        ) from error
+
+
+def _layers(model, kind):
+    """The model's layers of a kind."""
+    return [x for x in jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, kind)) if isinstance(x, kind)]
 
 
 def _check_trainable(parameters):

@@ -24,7 +24,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .inner import Loss, adapt, start_optimiser
+from .inner import Loss, adapt, loss_of, start_optimiser, trainable
+from .optimisers import check_differentiable, check_schedule
 from .tasks import Examples, Task, count_examples, cycle, minibatches
 from .training import MetaGradient
 
@@ -37,9 +38,13 @@ def gradient_combination(
     batch_size: int,
     schedule: Callable = cycle,
     separate_tail: bool = False,
-    step_size: float | Float[Array, ""] | None = None,
+    inner_state: str = "rolling",
+    gradients: bool = False,
 ) -> MetaGradient:
     """Any weighted sum Σ w_i u_i of the inner loop's k updates (Section 6.2).
+
+    A parameter that the inner optimiser holds still has updates of zero, so it is held still in the outer loop too: the
+    meta-gradient *is* the inner updates. With `gradients` it learns from the outer loop alone, as in ANIL.
 
     **Arguments:**
 
@@ -50,22 +55,24 @@ def gradient_combination(
     - `schedule`: how mini-batches are cut from the task's support: `tasks.cycle` or `tasks.replacement`.
     - `separate_tail`: whether the last batch is the task's whole query, set aside from the rest (Section 6.3);
       otherwise it comes from the support like the others (*shared tail*).
-    - `step_size`: α, to have Σ w_i u_i / α, which with SGD is Σ w_i g_i (eq. 40; Sections 3 and 5.1).
+    - `inner_state`: "rolling", the paper's: the optimiser's state goes on from task to task, so that Adam's second
+      moments are known before a task's first step. "fresh": every task starts with a new one, as momentum or a schedule
+      over the inner steps wants it.
+    - `gradients`: sum the steps' gradients g_i (eq. 40) instead of their updates u_i. With SGD that is Σ w_i u_i / α.
 
-    **Returns:** a `MetaGradient`; raises `ValueError` for no weights, for empty batches, and, when a task comes
-    without the query that a separate tail needs.
+    **Returns:** a `MetaGradient`; raises `ValueError` for no weights and empty batches; when a training starts, for a
+    rolling schedule that ends with the first task; and when a task comes without the query that a separate tail needs.
     """
     steps = len(weights)
     if steps < 1 or batch_size < 1:
         raise ValueError(f"the inner loop needs at least 1 step and 1 example a batch, not {steps} and {batch_size}")
-    scale = 1.0 if step_size is None else 1.0 / step_size
 
     def estimate(model, state, task, key):
         groups = _batches(task, schedule, key, batch_size, steps, separate_tail)
-        direction, state, losses = _weighted_updates(loss, optimiser, model, state, groups, weights)
-        return jax.tree.map(lambda u: scale * u, direction), state, losses.mean()
+        direction, state, losses = _weighted_sum(loss, optimiser, model, state, groups, weights, gradients)
+        return direction, state, losses.mean()
 
-    return MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)
+    return _meta_gradient(optimiser, steps, inner_state, estimate)
 
 
 def reptile(
@@ -75,14 +82,15 @@ def reptile(
     steps: int,
     batch_size: int,
     schedule: Callable = cycle,
-    step_size: float | Float[Array, ""] | None = None,
+    inner_state: str = "rolling",
 ) -> MetaGradient:
     """Reptile's meta-gradient φ - φ̃, with φ̃ = U^k(φ) and k = `steps` (Algorithm 1): all weights 1.
 
     The other arguments are `gradient_combination`'s.
     """
+    weights = (1.0,) * steps
     return gradient_combination(
-        loss, optimiser, (1.0,) * steps, batch_size=batch_size, schedule=schedule, step_size=step_size
+        loss, optimiser, weights, batch_size=batch_size, schedule=schedule, inner_state=inner_state
     )
 
 
@@ -94,11 +102,14 @@ def fomaml(
     batch_size: int,
     schedule: Callable = cycle,
     separate_tail: bool = True,
-    step_size: float | Float[Array, ""] | None = None,
+    inner_state: str = "rolling",
+    gradients: bool = False,
 ) -> MetaGradient:
     """First-order MAML: the last of the inner loop's k = `steps` updates, all weights 0 but the last 1 (eq. 38).
 
-    The other arguments are `gradient_combination`'s.
+    The authors take the last step's *update*. Finn et al. take its *gradient* (`gradients=True`), which an outer Adam
+    scales as it likes, and which also moves what the inner optimiser holds still. The other arguments are
+    `gradient_combination`'s.
     """
     weights = (0.0,) * (steps - 1) + (1.0,) * min(steps, 1)
     return gradient_combination(
@@ -108,15 +119,26 @@ def fomaml(
         batch_size=batch_size,
         schedule=schedule,
         separate_tail=separate_tail,
-        step_size=step_size,
+        inner_state=inner_state,
+        gradients=gradients,
     )
 
 
 def joint_training(
-    loss: Loss, optimiser: optax.GradientTransformation, *, batch_size: int, schedule: Callable = cycle
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    schedule: Callable = cycle,
+    inner_state: str = "rolling",
 ) -> MetaGradient:
-    """Training on the expected loss over tasks, E[L_τ]: a single inner step, weights (1,) (eqs. 6-7)."""
-    return gradient_combination(loss, optimiser, (1.0,), batch_size=batch_size, schedule=schedule)
+    """Training on the expected loss over tasks, E[L_τ]: a single inner step, weights (1,) (eqs. 6-7).
+
+    The other arguments are `gradient_combination`'s.
+    """
+    return gradient_combination(
+        loss, optimiser, (1.0,), batch_size=batch_size, schedule=schedule, inner_state=inner_state
+    )
 
 
 def maml(
@@ -127,6 +149,7 @@ def maml(
     batch_size: int,
     schedule: Callable = cycle,
     separate_tail: bool = True,
+    inner_state: str = "rolling",
 ) -> MetaGradient:
     """MAML: ∂L_k(φ_k)/∂φ, differentiated through the inner loop's first k - 1 steps (eqs. 3-4, 17-21).
 
@@ -135,8 +158,9 @@ def maml(
     time are kept and the others recomputed, so memory does not grow with k but for the parameters. The other
     arguments are `gradient_combination`'s.
 
-    `optax.adam` inside gives NaN where a parameter's gradient is 0, as √v has no derivative there: take
-    `reference_adam`, or `optax.adam(…, eps_root=1e-8)`.
+    What the inner optimiser holds still (`optimisers.only`) still learns in the outer loop. `optax.adam` inside gives
+    NaN where a parameter's gradient is 0, as √v has no derivative there: take `reference_adam`, or
+    `optax.adam(…, eps_root=1e-8)`. Such an optimiser is warned of when a training starts.
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"MAML needs at least 1 batch and 1 example in each, not {steps} and {batch_size}")
@@ -145,24 +169,46 @@ def maml(
         *before, last = _batches(task, schedule, key, batch_size, steps, separate_tail)
         if not separate_tail:
             before, last = [jax.tree.map(lambda leaf: leaf[:-1], last)], jax.tree.map(lambda leaf: leaf[-1:], last)
-        parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+        parameters, rest = trainable(model)
 
         def judged(parameters):
             adapted, rolled, losses = eqx.combine(parameters, rest), state, []
             for batches in before:
                 adapted, rolled, seen, _ = adapt(loss, optimiser, adapted, rolled, batches, checkpoint=True)
                 losses.append(seen)
-            value = loss(adapted, jax.tree.map(lambda leaf: leaf[0], last))
+            value = loss_of(loss, adapted, jax.tree.map(lambda leaf: leaf[0], last))
             return value, (rolled, jnp.concatenate([*losses, value[None]]).mean())
 
         gradient, (rolled, mean) = jax.grad(judged, has_aux=True)(parameters)
         return gradient, rolled, mean
 
-    return MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)
+    if steps > 1:
+        return _meta_gradient(optimiser, steps - 1, inner_state, estimate, check_differentiable)
+    return _meta_gradient(optimiser, steps, inner_state, estimate)
+
+
+def _meta_gradient(optimiser, steps, inner_state, estimate, check=lambda optimiser, model: None):
+    """A `MetaGradient` whose optimiser is looked over, as far as that can be done, when a training starts."""
+    if inner_state not in ("rolling", "fresh"):
+        raise ValueError(f"`inner_state` is {inner_state!r}; expected 'rolling' or 'fresh'")
+
+    def start(model):
+        state = start_optimiser(optimiser, model)
+        check(optimiser, model)
+        if inner_state == "rolling":
+            check_schedule(optimiser, model, steps)
+        return state
+
+    if inner_state == "rolling":
+        return MetaGradient(start, estimate)
+    return MetaGradient(
+        start, resetting(MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)).estimate
+    )
 
 
 def resetting(gradient: MetaGradient) -> MetaGradient:
-    """The same with the inner optimiser's state fresh for every task, against which Section 6.1 never resets it."""
+    """The same with the inner optimiser's state fresh for every task: `inner_state="fresh"` for a `MetaGradient` that
+    has no such argument."""
 
     def estimate(model, state, task, key):
         direction, _, loss = gradient.estimate(model, gradient.start(model), task, key)
@@ -183,20 +229,20 @@ def _batches(
     return [minibatches(schedule, key, task.support, batch_size, steps - 1), tail] if steps > 1 else [tail]
 
 
-def _weighted_updates(loss, optimiser, model, state, groups, weights):
-    """Σ w_i u_i over the mini-batches of all groups, the optimiser's state after them, and every step's loss."""
-    parameters = eqx.filter(model, eqx.is_inexact_array)
+def _weighted_sum(loss, optimiser, model, state, groups, weights, gradients):
+    """Σ w_i u_i over the mini-batches of all groups, or Σ w_i g_i; the optimiser's state after them; each step's loss."""
+    parameters, _ = trainable(model)
     # Equal weights telescope to w·(φ - φ̃), which saves a pass over the parameters each step.
-    telescopes = isinstance(weights, Sequence) and len(set(weights)) == 1
+    telescopes = isinstance(weights, Sequence) and len(set(weights)) == 1 and not gradients
     adapted, total, losses, done = model, jax.tree.map(jnp.zeros_like, parameters), [], 0
     for batches in groups:
         count = count_examples(batches)
         own = None if telescopes else jnp.asarray(weights)[done : done + count]
-        adapted, state, seen, update = adapt(loss, optimiser, adapted, state, batches, weights=own)
-        total = total if telescopes else jax.tree.map(jnp.add, total, update)
+        adapted, state, seen, some = adapt(loss, optimiser, adapted, state, batches, weights=own, gradients=gradients)
+        total = total if telescopes else jax.tree.map(jnp.add, total, some)
         losses.append(seen)
         done += count
     if telescopes:
-        after = eqx.filter(adapted, eqx.is_inexact_array)
+        after, _ = trainable(adapted)
         total = jax.tree.map(lambda a, b: weights[0] * (a - b), parameters, after)
     return total, state, jnp.concatenate(losses)

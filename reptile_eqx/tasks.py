@@ -4,6 +4,8 @@ A task distribution is any function of a key that returns a `Task`. Examples are
 their first axis, usually a pair `(x, y)`; no class of ours need be subclassed.
 """
 
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,10 +13,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 Examples = PyTree[Array | np.ndarray]
-ImagesByClass = UInt8[Array | np.ndarray, "class drawing height width channel"]
 
 
 class Task(NamedTuple):
@@ -56,89 +57,15 @@ class SineWaves(eqx.Module):
         return Task(wave(x), query)
 
 
-class FewShot(eqx.Module):
-    """N-way K-shot classification (Section 6.1): N classes without replacement, then examples of each without.
-
-    **Fields:**
-
-    - `images`: all drawings as bytes, shape `(class, drawing, height, width, channel)`, dtype uint8.
-    - `classes`: which classes may be drawn, integers into `images`' first axis, shape `(classes,)`.
-    - `ways`, `shots`: N and K.
-    - `queries`: held-out examples per class, none by default.
-    - `rotations`: whether each class also counts three more times, turned by 90°, 180° and 270°.
-
-    Tasks hold pairs `(x, y)`: float images in [0, 1] of shape `(examples, height, width, channel)` and labels
-    0 … N-1, example after example within a class.
-    """
-
-    images: ImagesByClass = eqx.field(converter=jnp.asarray)
-    classes: Int[Array, " choices"] = eqx.field(converter=jnp.asarray)
-    ways: int = eqx.field(static=True)
-    shots: int = eqx.field(static=True)
-    queries: int = eqx.field(static=True, default=0)
-    rotations: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        if self.images.ndim != 5 or self.images.dtype != jnp.uint8:
-            raise ValueError(
-                "`images` are bytes of shape (class, drawing, height, width, channel), uint8; given "
-                f"{self.images.dtype}, {self.images.shape}: floats in [0, 1] become (255 * x).round().astype('uint8')"
-            )
-        if self.rotations and self.images.shape[2] != self.images.shape[3]:
-            raise ValueError(f"only square images can be turned by 90°; given {self.images.shape[2:4]}: crop or resize")
-        if self.classes.ndim != 1 or not jnp.issubdtype(self.classes.dtype, jnp.integer):
-            raise ValueError(
-                "`classes` are positions along the first axis of `images`, a vector of integers; given "
-                f"{self.classes.dtype} of shape {self.classes.shape}"
-            )
-        # Inside a compiled program they have no values yet.
-        if not isinstance(self.classes, jax.core.Tracer) and self.classes.size:
-            least, most = int(self.classes.min()), int(self.classes.max())
-            if least < 0 or most >= self.images.shape[0]:
-                raise ValueError(
-                    f"`classes` are from {least} to {most}, and `images` has classes 0 to {self.images.shape[0] - 1}"
-                )
-        choices = self.classes.shape[0] * (4 if self.rotations else 1)
-        if not 1 <= self.ways <= choices:
-            raise ValueError(f"{self.ways}-way tasks need {self.ways} classes, and there are {choices}: lower `ways`")
-        wanted, drawings = self.shots + self.queries, self.images.shape[1]
-        if self.shots < 1 or self.queries < 0 or wanted > drawings:
-            raise ValueError(
-                f"{self.shots} shots and {self.queries} held-out examples need 1 to {drawings} drawings of each "
-                f"class, and there are {drawings}: lower `shots`"
-            )
-
-    def __call__(self, key: PRNGKeyArray) -> Task:
-        """One task, a pure function of `key`."""
-        class_key, drawing_key = jax.random.split(key)
-        count = self.classes.shape[0]
-        chosen = draw(class_key, count * (4 if self.rotations else 1), self.ways)
-        drawing_keys = jax.random.split(drawing_key, self.ways)
-        drawings = jax.vmap(lambda k: draw(k, self.images.shape[1], self.shots + self.queries))(drawing_keys)
-        images = self.images[self.classes[chosen % count][:, None], drawings]
-        if self.rotations:
-            images = _quarter_turns(images, (chosen // count)[:, None, None, None, None])
-        x = images.astype(jnp.result_type(float)) / 255
-        support = _labelled(x[:, : self.shots])
-        return Task(support, _labelled(x[:, self.shots :]) if self.queries else None)
-
-
-def _quarter_turns(images, turns):
-    """Turn `images`, shape `(way, drawing, height, width, channel)`, by `turns` times 90°: 0 to 3, broadcast."""
-    images = jnp.where(turns % 2 == 1, jnp.rot90(images, 1, axes=(2, 3)), images)
-    return jnp.where(turns >= 2, jnp.flip(images, (2, 3)), images)
-
-
-def _labelled(x):
-    """Flatten `(way, shot, …)` images to examples with their class's position as label."""
-    ways, shots = x.shape[:2]
-    return x.reshape(ways * shots, *x.shape[2:]), jnp.repeat(jnp.arange(ways), shots)
-
-
-def draw(key: PRNGKeyArray, population: int, count: int) -> Int[Array, " count"]:
-    """`count` of the integers 0 … `population` - 1 in random order, without repeats."""
+def draw(
+    key: PRNGKeyArray, population: int, count: int, among: int | Int[Array, ""] | None = None
+) -> Int[Array, " count"]:
+    """`count` of the integers 0 … `population` - 1 in random order, without repeats; only of those below `among`."""
     # top_k of floats is one pass; of integers, and in jax.random.choice, the whole population is sorted.
-    return jax.lax.top_k(jax.random.uniform(key, (population,), jnp.float32), count)[1]
+    ranks = jax.random.uniform(key, (population,), jnp.float32)
+    if among is not None:
+        ranks = jnp.where(jnp.arange(population) < among, ranks, -1)
+    return jax.lax.top_k(ranks, count)[1]
 
 
 def cycle(key: PRNGKeyArray, examples: int, batch_size: int, steps: int) -> Int[Array, "{steps} {batch_size}"]:
@@ -184,3 +111,100 @@ def count_examples(examples: Examples) -> int:
     if len(sizes) != 1:
         raise ValueError(f"the arrays of a task's examples must share their first axis; found lengths {sorted(sizes)}")
     return sizes.pop()
+
+
+class TaskList(eqx.Module):
+    """A task distribution that draws one of the given tasks, all as likely: `TaskList([task, task, …])`.
+
+    Their arrays are stacked, and a task is drawn by its position, as a compiled program cannot look into a Python list.
+    """
+
+    tasks: Task
+
+    def __init__(self, tasks: Sequence[Task]):
+        """Raises `ValueError` for no tasks, and for tasks of other shapes or structures than the first."""
+        if not tasks:
+            raise ValueError("a list of tasks needs a task; given none")
+        first, *others = (jax.tree.map(np.asarray, task) for task in tasks)
+        for i, other in enumerate(others, 1):
+            if jax.tree.map(np.shape, other) != jax.tree.map(np.shape, first):
+                raise ValueError(
+                    f"task {i} has arrays of {_shapes(other)}, and task 0 of {_shapes(first)}; stacked tasks have one shape: "
+                    "pad their examples, `rx.Task(rx.pad(support, length), rx.pad(query, length))`"
+                )
+        self.tasks = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), first, *others)
+
+    def __call__(self, key: PRNGKeyArray) -> Task:
+        """One of the tasks, a pure function of `key`."""
+        return self.at(jax.random.randint(key, (), 0, jax.tree.leaves(self.tasks)[0].shape[0]))
+
+    def at(self, position: int | Int[Array, ""]) -> Task:
+        """The task at a position."""
+        return jax.tree.map(lambda leaf: leaf[position], self.tasks)
+
+
+def _shapes(tree):
+    return ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def pad(examples: Examples, length: int) -> Examples:
+    """Examples `(x, y)` as `(x, y, mask)` with `length` of each: zeros after the real ones, and a mask that is true for
+    the real ones. The losses of this package take such batches, and count the real examples only.
+
+    Raises `ValueError` for more examples than `length`, and for none.
+    """
+    count = count_examples(examples)
+    if not 1 <= count <= length:
+        raise ValueError(
+            f"{count} examples cannot be padded to {length}: there must be 1 or more, and `length` as many"
+        )
+    padded = jax.tree.map(
+        lambda leaf: np.pad(np.asarray(leaf), [(0, length - count)] + [(0, 0)] * (np.ndim(leaf) - 1)), tuple(examples)
+    )
+    return (*padded, np.arange(length) < count)
+
+
+def check_tasks(tasks: Callable[[PRNGKeyArray], Task]) -> None:
+    """Warn of a task distribution whose tasks do not come of its key; raise `TypeError` for one that is no such function.
+
+    It is traced twice, as compiling would: what NumPy or Python draw inside is then the same for ever.
+    """
+    if not callable(tasks):
+        raise TypeError(
+            f"`tasks` is a function from a key to a `Task`; given a {type(tasks).__name__}: rx.TaskList(tasks) makes one of "
+            "a list of tasks"
+        )
+    try:
+        # JAX keeps the traces of functions that it has seen.
+        once, again = (jax.make_jaxpr(lambda key: tasks(key))(jax.random.PRNGKey(0)) for _ in range(2))
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            "the task distribution needs the value of its key, or of a number drawn from it, while it is compiled, as "
+            "int(…), NumPy and Python's lists do: stack the tasks, as rx.TaskList(tasks) does, and index their arrays"
+        ) from error
+    if not _depends(once.jaxpr):
+        why = "it sees one task for ever"
+    elif str(once) != str(again) or not _same(once.consts, again.consts):
+        why = "what it draws otherwise stays the same for ever"
+    else:
+        return
+    warnings.warn(
+        f"the task distribution does not take all of its random numbers from its key: {why}. Draw with jax.random and the "
+        "key, or index stacked arrays (rx.TaskList); numpy.random and random are asked once, when it is compiled",
+        stacklevel=3,
+    )
+
+
+def _depends(jaxpr):
+    """Whether an output of a program depends on its inputs."""
+    known = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(not hasattr(variable, "val") and variable in known for variable in equation.invars):
+            known.update(equation.outvars)
+    return any(not hasattr(variable, "val") and variable in known for variable in jaxpr.outvars)
+
+
+def _same(some, others):
+    return all(
+        a is b or isinstance(a, jax.core.Tracer) or np.array_equal(a, b) for a, b in zip(some, others, strict=True)
+    )

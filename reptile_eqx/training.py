@@ -1,5 +1,6 @@
 """The outer loop: meta-training as one pure function of a state."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,10 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .hardware import hardware
-from .tasks import Task
+from .inner import trainable
+from .tasks import Task, check_tasks
 
 
 class MetaGradient(NamedTuple):
@@ -60,13 +62,19 @@ class State(NamedTuple):
 def start(learner: Learner, key: PRNGKeyArray) -> State:
     """The state before the first outer iteration; all that follows depends on `key` alone.
 
-    Raises `ValueError` for a meta-batch without tasks, and for a model that has nothing to train.
+    The state's key is kept as its numbers, like those of `jax.random.PRNGKey`: files take it.
+
+    Raises `ValueError` for a meta-batch without tasks, and for a model that has nothing to train; `TypeError` for tasks
+    that are no function which can be compiled. Warns of tasks whose random numbers do not come from their key.
     """
+    check_tasks(learner.tasks)
     if learner.meta_batch_size < 1:
         raise ValueError(f"`meta_batch_size` is {learner.meta_batch_size!r}; expected 1 task or more")
     model_key, training_key = jax.random.split(key)
+    if jnp.issubdtype(training_key.dtype, jax.dtypes.prng_key) and training_key.dtype == jax.random.key(0).dtype:
+        training_key = jax.random.key_data(training_key)
     model = learner.model(model_key)
-    outer = learner.outer.init(eqx.filter(model, eqx.is_inexact_array))
+    outer = learner.outer.init(trainable(model)[0])
     return State(model, learner.gradient.start(model), outer, jnp.zeros((), jnp.int32), training_key)
 
 
@@ -78,7 +86,7 @@ def outer_iteration(learner: Learner, state: State, task_axis: str | None = None
 
     `task_axis` names the axis of a device mesh, inside `jax.shard_map`, over which parallel order spreads the tasks.
     """
-    parameters = eqx.filter(state.model, eqx.is_inexact_array)
+    parameters = trainable(state.model)[0]
     keys = jax.random.split(jax.random.fold_in(state.key, state.iteration), learner.meta_batch_size)
     if learner.merge is None:
         mean, inner, losses = exact_order(learner, state, keys)
@@ -101,7 +109,7 @@ def exact_order(learner: Learner, state: State, keys: Array) -> tuple[PyTree, Py
         gradient, inner, loss = _one_task(learner, state.model, inner, key)
         return (inner, jax.tree.map(jnp.add, total, gradient)), loss
 
-    zeros = jax.tree.map(jnp.zeros_like, eqx.filter(state.model, eqx.is_inexact_array))
+    zeros = jax.tree.map(jnp.zeros_like, trainable(state.model)[0])
     (inner, total), losses = jax.lax.scan(one_task, (state.inner, zeros), keys)
     return jax.tree.map(lambda g: g / keys.shape[0], total), inner, losses
 
@@ -133,13 +141,10 @@ def _one_task(learner, model, inner, key):
     return learner.gradient.estimate(model, inner, learner.tasks(task_key), batch_key)
 
 
-def train(
+def advance(
     learner: Learner, state: State, iterations: int | Int[Array, ""], task_axis: str | None = None
 ) -> tuple[State, Float[Array, ""]]:
-    """`iterations` outer iterations in one compiled loop. Returns the state and their mean inner loss.
-
-    Splitting a training into several calls changes nothing in its result. `task_axis` is `outer_iteration`'s.
-    """
+    """`train` without a word where nothing moves; `task_axis` is `outer_iteration`'s."""
     moving, still = eqx.partition(state, eqx.is_array)
 
     def body(_, carry):
@@ -150,3 +155,30 @@ def train(
     dtype = jnp.result_type(float)
     moving, total = jax.lax.fori_loop(0, iterations, body, (moving, jnp.zeros((), dtype)))
     return eqx.combine(moving, still), total / iterations
+
+
+def train(learner: Learner, state: State, iterations: int | Int[Array, ""]) -> tuple[State, Float[Array, ""]]:
+    """`iterations` outer iterations in one compiled loop. Returns the state and their mean inner loss.
+
+    Splitting a training into several calls changes nothing in its result. Warns where no parameter changed.
+    """
+    after, loss = advance(learner, state, iterations)
+    jax.debug.callback(_tell, unmoved(state.model, after.model) & (iterations > 0))
+    return after, loss
+
+
+def unmoved(before: PyTree, after: PyTree) -> Bool[Array, ""]:
+    """Whether two models have the same parameters, to the bit."""
+    pairs = zip(*(jax.tree.leaves(trainable(model)[0]) for model in (before, after)), strict=True)
+    return jnp.stack([jnp.array_equal(a, b) for a, b in pairs]).all()
+
+
+NOTHING_MOVED = (
+    "training changed no parameter: the outer step size is 0, as after annealed_sgd's last iteration (give it as many "
+    "iterations as you train), or the meta-gradient is"
+)
+
+
+def _tell(nothing_moved):
+    if nothing_moved:
+        warnings.warn(NOTHING_MOVED, stacklevel=2)

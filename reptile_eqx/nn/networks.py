@@ -5,7 +5,8 @@ normalises with the batch in front of it, in training and in evaluation. The pre
 therefore depends on the images beside it, which is where the transductive question (Section 6.1) comes from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -71,46 +72,121 @@ class ConvBlock(eqx.Module):
         return self.activation(h * slope + offset)
 
 
-class _Classifier(eqx.Module):
-    blocks: tuple[ConvBlock, ...]
+class ConvNetwork(eqx.Module):
+    """A classifier of images of any size: blocks of convolution, batch norm and activation, then a dense head.
+
+    The paper's two (`OmniglotNetwork`, `MiniImageNetNetwork`) are of this kind. `shape` is an image's, `(height, width,
+    channel)`.
+    """
+
+    blocks: tuple[Callable, ...]
     head: Float[Array, "feature way"]
     head_bias: Float[Array, "way"]
+    shape: tuple[int, int, int] = eqx.field(static=True)
+    skip: bool = eqx.field(static=True)
 
-    def __init__(self, channels, filters, features, ways, activation, pool, key):
-        *keys, head_key = jax.random.split(key, 5)
-        channels = (channels, filters, filters, filters)
+    def __init__(
+        self,
+        ways: int,
+        shape: Sequence[int],
+        *,
+        filters: int = 64,
+        blocks: int = 4,
+        pool: bool = False,
+        skip: bool = False,
+        activation: Callable = jax.nn.relu,
+        key: PRNGKeyArray,
+    ):
+        """A fresh network. A block halves the resolution (rounding up) until that is 1×1; later ones keep it.
+
+        **Arguments:**
+
+        - `ways`: how many classes it tells apart.
+        - `shape`: of an image, `(height, width, channel)`.
+        - `filters`, `blocks`: of each block, and how many blocks.
+        - `pool`: whether blocks halve the resolution by a 2×2 max-pool rather than by a stride of 2.
+        - `skip`: whether a block adds its input, reduced by a mean over 2×2, to its output; the first does not.
+        - `activation`: with `pool`, ReLU only.
+        - `key`: for the kernels and the head.
+
+        Raises `ValueError` for numbers below 1 and for a shape that is not an image's.
+        """
+        numbers = {"ways": ways, "filters": filters, "blocks": blocks}
+        if wrong := [f"`{name}` is {value}" for name, value in numbers.items() if value < 1]:
+            raise ValueError(f"{' and '.join(wrong)}; expected 1 or more")
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"`shape` is an image's (height, width, channel); given {tuple(shape)}")
+        height, width, channels = self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+        *keys, head_key = jax.random.split(key, blocks + 1)
         self.blocks = tuple(
-            ConvBlock(c, filters, activation, pool=pool, key=k) for c, k in zip(channels, keys, strict=True)
+            ConvBlock(filters if i else channels, filters, activation, pool=pool, key=k) for i, k in enumerate(keys)
         )
-        self.head = _glorot(head_key, (features, ways), features, ways)
-        self.head_bias = jnp.zeros(ways)
+        for _ in range(blocks):
+            height, width = -(-height // 2), -(-width // 2)
+        features = height * width * filters
+        self.head, self.head_bias = _glorot(head_key, (features, ways), features, ways), jnp.zeros(ways)
+        self.skip = skip
 
-    def _logits(self, x):
+    def __call__(self, x: Images) -> Float[Array, "batch way"]:
+        """Logits of a whole batch of images, in [0, 1], shape `(batch, height, width, channel)`; another shape raises
+        `ValueError`."""
+        if x.shape[1:] != self.shape or x.ndim != 4:
+            raise ValueError(
+                f"the network takes a batch of images, (batch, {', '.join(map(str, self.shape))}); given {x.shape}"
+                + (": one image is a batch of one, x[None]" if x.shape == self.shape else "")
+            )
         x = x.astype(self.head.dtype)  # float32 parameters stay float32 also under x64
-        for block in self.blocks:
-            x = block(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x) + _halved(x) if self.skip and i else block(x)
         return x.reshape(x.shape[0], -1) @ self.head + self.head_bias
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments that made it, but for the key."""
+        first = self.blocks[0]
+        return {
+            "ways": self.head.shape[1], "shape": self.shape, "filters": len(first.bias), "blocks": len(self.blocks),
+            "pool": first.pool, "skip": self.skip, "activation": first.activation,
+        }  # fmt: skip
 
-class OmniglotNetwork(_Classifier):
+    def for_ways(self, ways: int) -> "ConvNetwork":
+        """The network with a head for another number of classes: every column is the mean of those that were there.
+
+        A task names its classes in any order, so no column of a meta-learned head is any class's own. Raises
+        `ValueError` for a number below 1.
+        """
+        if ways < 1:
+            raise ValueError(f"`ways` is {ways}; expected 1 or more")
+
+        def spread(leaf):
+            return jnp.repeat(leaf.mean(-1, keepdims=True), ways, axis=-1)
+
+        return eqx.tree_at(lambda net: (net.head, net.head_bias), self, replace_fn=spread)
+
+
+def _halved(x):
+    """Means over 2×2, of what there is at an odd edge."""
+    rows, columns = x.shape[1] % 2, x.shape[2] % 2
+    return (
+        jnp.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+        .reshape(x.shape[0], (x.shape[1] + rows) // 2, 2, (x.shape[2] + columns) // 2, 2, x.shape[3])
+        .mean((2, 4))
+    )
+
+
+class OmniglotNetwork(ConvNetwork):
     """The Omniglot classifier of Section 6.1 (after Finn et al.): four blocks of 64 filters and a dense head."""
 
     def __init__(self, ways: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
-        """A fresh network for `ways` classes; 113,221 parameters for 5. The paper's activation is ReLU."""
-        super().__init__(1, 64, 256, ways, activation, False, key)
+        """A fresh network for `ways` classes and 28×28 drawings (ink 0, paper 1); 113,221 parameters for 5.
 
-    def __call__(self, x: Float[Array, "batch 28 28 1"]) -> Float[Array, "batch way"]:
-        """Logits of a whole batch of images (ink 0, paper 1)."""
-        return self._logits(x)
+        The paper's activation is ReLU.
+        """
+        super().__init__(ways, (28, 28, 1), activation=activation, key=key)
 
 
-class MiniImageNetNetwork(_Classifier):
+class MiniImageNetNetwork(ConvNetwork):
     """The Mini-ImageNet classifier of Section 6.1: four blocks of 32 filters with max-pools, and a dense head."""
 
     def __init__(self, ways: int, *, key: PRNGKeyArray):
-        """A fresh network for `ways` classes; 34,661 parameters for 5."""
-        super().__init__(3, 32, 1152, ways, jax.nn.relu, True, key)
-
-    def __call__(self, x: Float[Array, "batch 84 84 3"]) -> Float[Array, "batch way"]:
-        """Logits of a whole batch of images, in [0, 1]."""
-        return self._logits(x)
+        """A fresh network for `ways` classes and 84×84 pictures; 34,661 parameters for 5."""
+        super().__init__(ways, (84, 84, 3), filters=32, pool=True, key=key)

@@ -15,12 +15,13 @@ import optax
 
 from ..datasets.common import ImageClasses
 from ..evaluation import adaptation, few_shot_accuracy, mean_and_interval
+from ..few_shot import FewShot
 from ..losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
 from ..meta import MetaGradient, fomaml, gradient_combination, joint_training, maml, reptile, resetting
 from ..nn import sine_network
 from ..optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
 from ..runs.configuration import Measurement, Numbers
-from ..tasks import SCHEDULES, FewShot, SineWaves
+from ..tasks import SCHEDULES, SineWaves
 from ..training import Learner
 from .theory import flatten
 

@@ -16,10 +16,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..inner import Loss
+from ..few_shot import FewShot, ImagesByClass
+from ..inner import Loss, trainable
 from ..losses import mean_squared_error, sum_cross_entropy
 from ..nn import OmniglotNetwork, sine_network
-from ..tasks import Examples, FewShot, ImagesByClass, SineWaves, cycle, minibatches
+from ..tasks import Examples, SineWaves, cycle, minibatches
 
 Vector = Float[Array, " parameters"]
 FlatLoss = Callable[[Vector, Examples], Float[Array, ""]]
@@ -38,7 +39,7 @@ def flatten(loss: Loss, model: PyTree) -> tuple[Vector, FlatLoss]:
 
     φ has JAX's default floating-point type.
     """
-    parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+    parameters, rest = trainable(model)
     parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), parameters)
     phi, unflatten = ravel_pytree(parameters)
     return phi, lambda vector, batch: loss(eqx.combine(unflatten(vector), rest), batch)

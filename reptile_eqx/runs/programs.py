@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from ..training import start, train
+from ..training import advance, start
 from .checkpoint import Training, skeleton
 from .configuration import Configuration, Measurement, numbers_of
 from .devices import Spread
@@ -65,7 +65,7 @@ class Programs:
     def _train(self, data, unit, iterations):
         learner, state = self._config.learner(data, unit["numbers"]), eqx.combine(unit["state"], self._still)
         with jax.default_matmul_precision(self._config.precision):
-            state, loss = train(learner, state, iterations, "task")
+            state, loss = advance(learner, state, iterations, "task")
         return eqx.filter(state, eqx.is_array), loss
 
     def measure(self, trainings: Sequence[Training], *, final: bool, bar: tqdm | None = None) -> list[dict[str, Any]]:

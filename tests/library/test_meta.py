@@ -58,13 +58,15 @@ def test_one_step_of_reptile_is_a_gradient_of_the_expected_loss():
     """Eqs. 6-7: with k = 1, E[φ - U(φ)]/α = ∇ E[L_τ], to float64 rounding."""
     with jax.enable_x64(True):
         model, tasks = network(jax.random.key(0)), [TASKS(jax.random.key(i)) for i in range(5)]
-        gradient = reptile(mean_squared_error, optax.sgd(0.03), steps=1, batch_size=10, step_size=0.03)
+        gradient = reptile(mean_squared_error, optax.sgd(0.03), steps=1, batch_size=10)
         state = gradient.start(model)
         estimates = [leaves(gradient.estimate(model, state, task, jax.random.key(1))[0]) for task in tasks]
         expected = eqx.filter_grad(lambda m: sum(mean_squared_error(m, task.support) for task in tasks) / len(tasks))(
             model
         )
-        assert_close([np.mean(g, 0) for g in zip(*estimates, strict=True)], leaves(expected), rtol=1e-9, atol=1e-12)
+        assert_close(
+            [np.mean(g, 0) / 0.03 for g in zip(*estimates, strict=True)], leaves(expected), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -72,7 +74,7 @@ def test_reptile_is_the_sum_of_the_inner_gradients(k):
     """Eq. 40, left half: (φ_1 - φ_{k+1})/α = Σ g_i under SGD."""
     with jax.enable_x64(True):
         model, task, key = network(jax.random.key(0)), TASKS(jax.random.key(1)), jax.random.key(2)
-        gradient = reptile(mean_squared_error, optax.sgd(0.1), steps=k, batch_size=4, step_size=0.1)
+        gradient = reptile(mean_squared_error, optax.sgd(0.1), steps=k, batch_size=4)
         estimate, _, _ = gradient.estimate(model, gradient.start(model), task, key)
         x, y = minibatches(cycle, key, task.support, 4, k)
         total, at = None, model
@@ -80,7 +82,7 @@ def test_reptile_is_the_sum_of_the_inner_gradients(k):
             g = eqx.filter_grad(mean_squared_error)(at, (x[i], y[i]))
             at = eqx.apply_updates(at, jax.tree.map(lambda leaf: -0.1 * leaf, g))
             total = leaves(g) if total is None else [a + b for a, b in zip(total, leaves(g), strict=True)]
-        assert_close(leaves(estimate), total, rtol=1e-8, atol=1e-10)
+        assert_close([leaf / 0.1 for leaf in leaves(estimate)], total, rtol=1e-8, atol=1e-10)
 
 
 def test_joint_training_is_reptile_with_one_step():
@@ -347,7 +349,7 @@ def test_fomaml_is_the_gradient_at_the_last_iterate_on_the_last_batch(k, separat
     with jax.enable_x64(True):
         model, task, key = network(jax.random.key(0)), with_query(jax.random.key(1)), jax.random.key(2)
         g = fomaml(
-            mean_squared_error, optax.sgd(0.1), steps=k, batch_size=2, separate_tail=separate_tail, step_size=0.1
+            mean_squared_error, optax.sgd(0.1), steps=k, batch_size=2, separate_tail=separate_tail, gradients=True
         )
         at, (before, last) = model, hand_cut(task, key, k, 2, separate_tail)
         for batch in before:
@@ -398,7 +400,7 @@ def test_maml_is_the_unrolled_loops_gradient_and_finite_differences(k, separate_
         first_order, parameters = unrolled(
             model, *hand_cut(task, key, k, 2, separate_tail), stop=lambda u: jax.tree.map(jax.lax.stop_gradient, u)
         )
-        fo = estimate(fomaml(mean_squared_error, optax.sgd(0.1), step_size=0.1, **settings), model, task, key)
+        fo = estimate(fomaml(mean_squared_error, optax.sgd(0.1), gradients=True, **settings), model, task, key)
         assert_close(fo, jax.tree.leaves(jax.grad(first_order)(parameters)), rtol=1e-8, atol=1e-11)
         if k > 1:
             assert max(np.abs(a - b).max() for a, b in zip(fo, g, strict=True)) > 1e-3

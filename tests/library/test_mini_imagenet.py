@@ -426,7 +426,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_cache(tmp_path, monkeypat
 
 
 def test_the_command_tells_missing_from_damaged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datasets, "FACTS", {"mini-imagenet": mini_imagenet.FACTS})
+    monkeypatch.setitem(datasets.FACTS, "mini-imagenet", mini_imagenet.FACTS)
     (tmp_path / "empty").mkdir()
     assert main(["data", "--directory", str(tmp_path / "empty")]) == 0
     assert main(["data", "mini-imagenet", "--directory", str(tmp_path / "empty")]) == 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reptile_eqx import tasks
+from reptile_eqx import FewShot, tasks
 
 # Most of a test's time is compilation, so programs are compiled quickly rather than to run quickly.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -122,9 +122,7 @@ def meaning(x):
 
 @functools.cache
 def many_tasks(rotations):
-    distribution = tasks.FewShot(
-        jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=3, shots=2, queries=2, rotations=rotations
-    )
+    distribution = FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=3, shots=2, queries=2, rotations=rotations)
     drawn = jit(jax.vmap(distribution))(jax.random.split(jax.random.key(0), 400))
     drawn = jax.tree.map(np.asarray, drawn)
     return [jax.tree.map(lambda leaf: leaf[i], drawn) for i in range(400)]  # noqa: B023
@@ -171,13 +169,13 @@ def test_few_shot_tasks_are_drawn_evenly(rotations):
 
 def test_images_may_be_numpys_also_inside_a_trace():
     keys = jax.random.split(jax.random.key(0), 2)
-    of_numpy, of_jax = (tasks.FewShot(some, np.arange(6), ways=3, shots=2) for some in (IMAGES, jnp.asarray(IMAGES)))
+    of_numpy, of_jax = (FewShot(some, np.arange(6), ways=3, shots=2) for some in (IMAGES, jnp.asarray(IMAGES)))
     together = jax.vmap(of_numpy)(keys).support[0]
     np.testing.assert_array_equal(together, jax.vmap(of_jax)(keys).support[0])
 
 
 def test_tasks_without_queries_have_none():
-    task = tasks.FewShot(jnp.asarray(IMAGES), jnp.arange(6), ways=6, shots=5)(jax.random.key(0))
+    task = FewShot(jnp.asarray(IMAGES), jnp.arange(6), ways=6, shots=5)(jax.random.key(0))
     assert task.query is None
     shown = meaning(task.support[0])
     assert {(c, d) for c, d, _ in shown} == {(c, d) for c in range(6) for d in range(5)}, "all there is"
@@ -197,7 +195,7 @@ def test_tasks_without_queries_have_none():
 )
 def test_impossible_tasks_are_errors(wrong, message):
     with pytest.raises(ValueError, match=message):
-        tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), **wrong)
+        FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), **wrong)
 
 
 @pytest.mark.parametrize(
@@ -216,14 +214,14 @@ def test_images_and_classes_that_are_none_are_errors(images, classes, message):
     jaxtyping.config.update("jaxtyping_disable", True)  # as it is for users
     try:
         with pytest.raises(ValueError, match=message):
-            tasks.FewShot(images, np.array(classes), ways=2, shots=1, rotations=True)
+            FewShot(images, np.array(classes), ways=2, shots=1, rotations=True)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_the_largest_possible_tasks_are_not_errors():
-    every_class = tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=16, shots=3, queries=2, rotations=True)
-    every_drawing = tasks.FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=4, shots=5)
+    every_class = FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=16, shots=3, queries=2, rotations=True)
+    every_drawing = FewShot(jnp.asarray(IMAGES), jnp.array(ALLOWED), ways=4, shots=5)
     assert jax.eval_shape(every_class, jax.random.key(0)).support[1].shape == (48,)
     assert jax.eval_shape(every_drawing, jax.random.key(0)).support[1].shape == (20,)
 

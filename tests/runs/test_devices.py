@@ -17,6 +17,7 @@ import reptile_eqx as rx
 from reptile_eqx.paper.experiments import SineRegression
 from reptile_eqx.runs import devices
 from reptile_eqx.runs.devices import Spread, device_grid, mesh_for, replicated, use_devices
+from reptile_eqx.training import advance
 
 SINE = dict(outer_iterations=40, curve_points=2, curve_tasks=3, eval_tasks=4)
 
@@ -165,7 +166,7 @@ def test_tasks_spread_over_devices_change_nothing(tasks):
     )  # fmt: skip
 
     def program(shared, seed, iterations):
-        state, loss = rx.train(learner, rx.start(learner, jax.random.PRNGKey(seed)), iterations, "task")
+        state, loss = advance(learner, rx.start(learner, jax.random.PRNGKey(seed)), iterations, "task")
         return eqx.filter(state, eqx.is_array), loss
 
     def trained(devices, spread):
