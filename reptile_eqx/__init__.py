@@ -15,10 +15,11 @@ from .few_shot import FewShot
 from .initialisation import Classifier, Initialisation, load, save
 from .inner import Adapted, Frozen, adapt, start_optimiser, trainable
 from .losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
-from .meta import fomaml, gradient_combination, joint_training, maml, reptile, resetting
+from .meta import fomaml, gradient_combination, joint_training, maml, reptile
 from .optimisers import OwnSteps, annealed_sgd, merge_adam, merge_average, only, own_sgd, recorded, reference_adam
 from .runs.configuration import Configuration, Measurement
 from .runs.devices import use_devices
+from .runs.fit import Fit, fit
 from .runs.records import Record, find_record
 from .runs.run import load_state, run
 from .tasks import SineWaves, Task, TaskList, cycle, minibatches, pad, replacement
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 _PRETRAINED = ("Pretrained", "load_pretrained")
 
 __all__ = [
-    "Accuracy", "Adapted", "Classifier", "Configuration", "FewShot", "Frozen", "Initialisation", "Learner",
+    "Accuracy", "Adapted", "Classifier", "Configuration", "FewShot", "Fit", "Frozen", "Initialisation", "Learner",
     "Measurement", "MetaGradient", "OwnSteps", "Pretrained", "QueryAccuracy", "QueryLoss", "Record", "SineWaves",
     "State", "Task", "TaskList", "adapt", "adaptation", "annealed_sgd", "cycle", "datasets", "few_shot_accuracy",
-    "find_record", "fomaml", "gradient_combination", "joint_training", "load", "load_pretrained", "load_state", "maml",
-    "mean_and_interval", "mean_cross_entropy", "mean_squared_error", "merge_adam", "merge_average", "minibatches",
-    "nn", "only", "own_sgd", "pad", "paper", "recorded", "reference_adam", "replacement", "reptile", "resetting",
+    "find_record", "fit", "fomaml", "gradient_combination", "joint_training", "load", "load_pretrained", "load_state",
+    "maml", "mean_and_interval", "mean_cross_entropy", "mean_squared_error", "merge_adam", "merge_average",
+    "minibatches", "nn", "only", "own_sgd", "pad", "paper", "recorded", "reference_adam", "replacement", "reptile",
     "run", "save", "start", "start_optimiser", "sum_cross_entropy", "train", "trainable", "use_devices",
 ]  # fmt: skip
 

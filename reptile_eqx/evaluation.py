@@ -93,8 +93,15 @@ class QueryAccuracy(eqx.Module):
         return few_shot_accuracy(self.loss, self.optimiser, model, inner, self.tasks(task_key), batch_key, **settings)
 
 
-class QueryLoss(QueryAccuracy):
-    """The loss on a task's query before and after adaptation; fields and call are `QueryAccuracy`'s."""
+class QueryLoss(eqx.Module):
+    """The loss on a task's query before and after adaptation; fields are `QueryAccuracy`'s."""
+
+    tasks: Callable[[PRNGKeyArray], Task]
+    loss: Loss = eqx.field(static=True)
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    schedule: Callable = eqx.field(static=True, default=cycle)
 
     def __call__(self, model: PyTree, inner: PyTree, key: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
         """`before` and `after` of one task."""

@@ -52,7 +52,9 @@ class FewShot(eqx.Module):
         rotations: bool = False,
         counts: Sequence[int] | Int[np.ndarray | Array, " class"] | None = None,
     ):
-        """`images` may be NumPy's; other arguments are the fields."""
+        """`images` may be NumPy's, or an `ImageClasses` with its `counts`; other arguments are the fields."""
+        if hasattr(images, "of_class"):
+            images, counts = images.images, images.counts
         if isinstance(images, list | tuple) or getattr(images, "dtype", None) == np.dtype(object):
             counts, images = _one_array(images)
         self.images, self.classes = jnp.asarray(images), jnp.asarray(classes)
@@ -84,7 +86,8 @@ class FewShot(eqx.Module):
         known = not isinstance(self.classes, jax.core.Tracer) and self.classes.size
         if known and (self.classes.min() < 0 or self.classes.max() >= there):
             raise ValueError(
-                f"`classes` are from {self.classes.min()} to {self.classes.max()}, and `images` has classes 0 to {there - 1}"
+                f"`classes` are from {self.classes.min()} to {self.classes.max()}, and `images` has classes 0 to "
+                f"{there - 1}"
             )
         most = least = self.images.shape[1]
         if counts is not None:
@@ -93,8 +96,9 @@ class FewShot(eqx.Module):
             most, least = int(counts.max()), int(counts[np.asarray(self.classes)].min() if known else counts.min())
         if self.shots < 1 or self.queries < 0 or self.shots + self.queries > least:
             raise ValueError(
-                f"{self.shots} shots and {self.queries} held-out examples need 1 to {least} drawings of each class, and "
-                f"there are {least}{' of the smallest' if most > least else ''}: lower `shots`, or leave it out of `classes`"
+                f"{self.shots} shots and {self.queries} held-out examples need 1 to {least} drawings of each class, "
+                f"and there are {least}{' of the smallest' if most > least else ''}: lower `shots`, or leave it out of "
+                "`classes`"
             )
         return most
 
@@ -122,9 +126,9 @@ def _one_array(by_class):
     shapes = {np.shape(images)[1:] for images in by_class}
     if len(shapes) != 1 or any(np.asarray(images).dtype != np.uint8 for images in by_class):
         raise ValueError(
-            "a list of classes has arrays of bytes for `images`, uint8, each (drawing, height, width, channel), all of one "
-            f"size; given sizes {sorted(shapes)} of {sorted({str(np.asarray(images).dtype) for images in by_class})}: "
-            "resize them, as `datasets.folder` does"
+            "a list of classes has arrays of bytes for `images`, uint8, each (drawing, height, width, channel), all of "
+            f"one size; given sizes {sorted(shapes)} of "
+            f"{sorted({str(np.asarray(images).dtype) for images in by_class})}: resize them, as `datasets.folder` does"
         )
     return [len(images) for images in by_class], np.concatenate(list(by_class))
 

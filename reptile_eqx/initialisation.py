@@ -22,7 +22,7 @@ from .evaluation import QueryAccuracy, classify_alone, mean_and_interval
 from .files import replacing
 from .inner import Loss, adapt, start_optimiser
 from .losses import check_labels, mean_cross_entropy, mean_squared_error, sum_cross_entropy
-from .nn import ConvBlock, ConvNetwork
+from .nn import ConvBlock, ConvNetwork, over_and_over
 from .optimisers import of_record
 from .tasks import SCHEDULES, Examples, Task, cycle, minibatches
 
@@ -71,7 +71,7 @@ class Initialisation(eqx.Module):
     about: dict[str, Any] = eqx.field(default_factory=dict)
 
     def adapt(self, support: Examples, key: PRNGKeyArray | None = None) -> PyTree:
-        """The model after adaptation to a task's examples; `key` draws the mini-batches, `jax.random.key(0)` if none."""
+        """The model after adaptation to a task's examples. `key` draws the mini-batches (`jax.random.key(0)`)."""
         key = jax.random.key(0) if key is None else key
         batches = minibatches(self.schedule, key, support, self.batch_size, self.steps)
         return adapt(self.loss, self.optimiser, self.model, self.inner, batches).model
@@ -88,36 +88,37 @@ class Initialisation(eqx.Module):
 
         Raises `ValueError` for labels that are not 0 … N-1 with each of them there, and for floats outside [0, 1].
         """
-        x, labels = as_pictures(x), np.asarray(labels)
-        if labels.shape != x.shape[:1]:
-            raise ValueError(f"{x.shape[0]} pictures need as many labels; given labels of shape {labels.shape}")
-        there = np.unique(labels)
-        check_labels(labels, max(1, len(there)))
+        x, known = as_pictures(x), np.asarray(labels)
+        if known.shape != x.shape[:1]:
+            raise ValueError(f"{x.shape[0]} pictures need as many labels; given labels of shape {known.shape}")
+        ways = len(np.unique(known))
+        check_labels(known, ways)
         brightness = self.about.get("brightness")
         if brightness is not None and abs(float(x.mean()) - brightness) > 0.5:
             warnings.warn(
-                f"these pictures have a mean brightness of {float(x.mean()):.2f}, those of training {brightness:.2f}: are "
-                "black and white the other way round? Take 1 - x",
+                f"these pictures have a mean brightness of {float(x.mean()):.2f}, those of training {brightness:.2f}: "
+                "are black and white the other way round? Take 1 - x",
                 stacklevel=2,
             )
-        start = self.for_ways(len(there))
-        return Classifier(start.adapt((x, jnp.asarray(labels)), key), x)
+        outputs = eqx.filter_eval_shape(self.model, x).shape[-1]
+        start = self if ways == outputs else self.for_ways(ways)
+        return Classifier(start.adapt((x, jnp.asarray(known)), key), x)
 
     def for_ways(self, ways: int) -> "Initialisation":
-        """The same for another number of classes. The network says how its head is made anew (`ConvNetwork.for_ways`);
-        of the optimiser's state for it, every class gets the mean of those that were there.
+        """The same for another number of classes: the network says how its head is made anew (`ConvNetwork.for_ways`),
+        and the optimiser's state for the head follows it.
 
         Raises `ValueError` for a model that has no `for_ways`.
         """
         if not hasattr(self.model, "for_ways"):
             raise ValueError(
-                f"{type(self.model).__name__} has no method `for_ways(ways)` that gives it a head for {ways} classes: write "
-                "one as nn.ConvNetwork has it, or adapt to examples of your own with `adapt`"
+                f"{type(self.model).__name__} has no method `for_ways(ways)` that gives it a head for {ways} classes: "
+                "write one as nn.ConvNetwork has it, or adapt to examples of your own with `adapt`"
             )
         model = self.model.for_ways(ways)
 
         def resized(new, old):
-            return old if new.shape == old.shape else jnp.broadcast_to(old.mean(-1, keepdims=True), new.shape)
+            return old if new.shape == old.shape else over_and_over(old, new.shape[-1])
 
         inner = jax.tree.map(resized, start_optimiser(self.optimiser, model), self.inner)
         return replace(self, model=model, inner=inner)
@@ -139,12 +140,15 @@ def as_pictures(x: Any) -> Float[Array, "picture ..."]:
     x = jnp.asarray(x)
     if x.dtype == jnp.uint8:
         return x.astype(jnp.result_type(float)) / 255
-    if not jnp.issubdtype(x.dtype, jnp.floating) or not isinstance(x, jax.core.Tracer) and x.size and (
-        x.min() < 0 or x.max() > 1
+    if (
+        not jnp.issubdtype(x.dtype, jnp.floating)
+        or not isinstance(x, jax.core.Tracer)
+        and x.size
+        and (x.min() < 0 or x.max() > 1)
     ):
         raise ValueError(
-            f"pictures are bytes (uint8) or floats in [0, 1]; given {x.dtype} from {x.min()} to {x.max()}: divide by 255, "
-            "or convert to uint8"
+            f"pictures are bytes (uint8) or floats in [0, 1]; given {x.dtype} from {x.min()} to {x.max()}: divide by "
+            "255, or convert to uint8"
         )
     return x
 
@@ -193,26 +197,26 @@ def load(
     """
     path = Path(path)
     header, content = _read(path)
-    given: dict[str, Any] = {"model": model, "loss": loss, "optimiser": optimiser, "schedule": schedule}
     try:
-        said = {
-            "model": header["network"] and eqx.filter_eval_shape(_network, **header["network"]),
-            "loss": _LOSSES.get(header["loss"]),
-            "optimiser": header["optimiser"] and of_record(header["optimiser"]),
-            "schedule": SCHEDULES.get(header["schedule"]),
-        }
-        numbers = {"steps": int(header["steps"]), "batch_size": int(header["batch_size"])}
+        if model is None and header["network"]:
+            model = eqx.filter_eval_shape(_network, **header["network"])
+        loss = loss or _LOSSES.get(header["loss"])
+        if optimiser is None and header["optimiser"]:
+            optimiser = of_record(header["optimiser"])
+        schedule = schedule or SCHEDULES.get(header["schedule"])
+        steps, batch_size, about, arrays = (header[name] for name in ("steps", "batch_size", "about", "arrays"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no initialisation as rx.save writes it: {error}") from error
-    parts = {name: said[name] if value is None else value for name, value in given.items()}
-    if missing := [name for name, value in parts.items() if value is None]:
+    if model is None or loss is None or optimiser is None or schedule is None:
+        parts = {"model": model, "loss": loss, "optimiser": optimiser, "schedule": schedule}
+        missing = [name for name, part in parts.items() if part is None]
         raise ValueError(
             f"{path} cannot say its {' and '.join(missing)}, as no file keeps Python code: "
             f"rx.load(path, {', '.join(f'{name}=…' for name in missing)}), the same as when it was saved"
         )
-    like = eqx.filter_eval_shape(lambda model: (model, start_optimiser(parts["optimiser"], model)), parts.pop("model"))
-    model, inner = _filled(path, like, header["arrays"], content)
-    return Initialisation(model, inner, **parts, **numbers, about=header["about"])
+    like = eqx.filter_eval_shape(lambda model: (model, start_optimiser(optimiser, model)), model)
+    model, inner = _filled(path, like, arrays, content)
+    return Initialisation(model, inner, loss, optimiser, steps, batch_size, schedule, about)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -236,8 +240,8 @@ def _filled(path, like, arrays, content):
     shapes = [list(leaf.shape) for leaf in jax.tree.leaves(own)]
     if shapes != [shape for _, shape in arrays]:
         raise ValueError(
-            f"{path} has arrays of the shapes {[shape for _, shape in arrays]}; model and optimiser's state have {shapes}: "
-            "give the model and the optimiser that it was saved with"
+            f"{path} has arrays of the shapes {[shape for _, shape in arrays]}; model and optimiser's state have "
+            f"{shapes}: give the model and the optimiser that it was saved with"
         )
     file = io.BytesIO(content)
     try:
@@ -245,7 +249,9 @@ def _filled(path, like, arrays, content):
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} has something else than arrays in it, and is not read: {error}") from error
     if [list(leaf.shape) for leaf in read] != shapes or not all(map(_finite, read)):
-        raise ValueError(f"{path} has arrays of other shapes than it says, or numbers that are not finite: get it again")
+        raise ValueError(
+            f"{path} has arrays of other shapes than it says, or numbers that are not finite: get it again"
+        )
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(own), map(jnp.asarray, read)), rest)
 
 

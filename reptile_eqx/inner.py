@@ -1,5 +1,6 @@
 """The inner loop U^k: adapt a model to a task. Everything else in the paper is what is done with its k updates."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -94,6 +95,8 @@ def adapt(
 
 def loss_of(loss: Loss, model: PyTree, batch: PyTree) -> Float[Array, ""]:
     """`loss(model, batch)`; raises `TypeError` where that is not one floating-point number."""
+    if not getattr(loss, "__module__", "").startswith(f"{__package__}."):
+        _check_broadcast(loss, model, batch)
     try:
         value = loss(model, batch)
     except RuntimeError as error:
@@ -122,17 +125,38 @@ def start_optimiser(optimiser: optax.GradientTransformation, model: PyTree) -> P
     _check_trainable(parameters)
     if _layers(model, eqx.nn.StateIndex):
         raise ValueError(
-            "the model keeps state from call to call (eqx.nn.StateIndex, as in eqx.nn.BatchNorm), and no task hands that "
-            "on to the next: use a norm of the batch (`rx.nn`), eqx.nn.GroupNorm or eqx.nn.LayerNorm"
+            "the model keeps state from call to call (eqx.nn.StateIndex, as in eqx.nn.BatchNorm), and no task hands "
+            "that on to the next: use a norm of the batch (`rx.nn`), eqx.nn.GroupNorm or eqx.nn.LayerNorm"
         )
     try:
         return optimiser.init(parameters)
     except (TypeError, ValueError, AttributeError) as error:
         raise TypeError(
-            f"the optimiser does not take the model's parameters ({error}). If it is optax.partition or optax.masked with "
-            "a tree of labels that is a Module: optax calls whatever can be called, so give it `lambda _: labels`, or "
-            "take rx.only(optimiser, lambda model: model.head)"
+            f"the optimiser does not take the model's parameters ({error}). If it is optax.partition or optax.masked "
+            "with a tree of labels that is a Module: optax calls whatever can be called, so give it `lambda _: "
+            "labels`, or take rx.only(optimiser, lambda model: model.head)"
         ) from error
+
+
+def _check_broadcast(loss, model, batch):
+    """Warn of a loss that compares every prediction of a batch with every target, as (n, 1) and (n,) broadcast."""
+
+    def differences(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("sub", "mul"):
+                one, other = (variable.aval.shape for variable in equation.invars)
+                yield len(one) == 2 and min(one) == 1 < max(one) and one == other[::-1]
+            for inner in equation.params.values():
+                if hasattr(inner, "jaxpr"):
+                    yield from differences(inner.jaxpr)
+
+    jaxpr, *_ = eqx.filter_make_jaxpr(lambda model, batch: loss(model, batch))(model, batch)
+    if any(differences(jaxpr.jaxpr)):
+        warnings.warn(
+            f"the loss {getattr(loss, '__name__', loss)} combines arrays of shapes (n, 1) and (1, n), all pairs of a "
+            "batch: predictions and targets of shapes (n, 1) and (n,) broadcast so. Give both the same shape",
+            stacklevel=2,
+        )
 
 
 def _layers(model, kind):

@@ -52,8 +52,8 @@ def check_labels(labels: Any, ways: int) -> None:
         return
     if labels.min() < 0 or labels.max() >= ways:
         raise ValueError(
-            f"labels go from {labels.min()} to {labels.max()}, and the network has {ways} outputs, for 0 to {ways - 1}: "
-            "give it a head for more classes (`Initialisation.for_ways`), or the tasks fewer"
+            f"labels go from {labels.min()} to {labels.max()}, and the network has {ways} outputs, for 0 to "
+            f"{ways - 1}: give it a head for more classes (`Initialisation.for_ways`), or the tasks fewer"
         )
 
 
@@ -62,8 +62,8 @@ def _cross_entropies(model, batch):
     logits = model(x)
     if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
         raise ValueError(
-            f"logits have the shape {logits.shape} and labels {labels.shape}; expected (batch, way) and (batch,): a model "
-            "that maps one example at a time needs jax.vmap inside its __call__"
+            f"logits have the shape {logits.shape} and labels {labels.shape}; expected (batch, way) and (batch,): a "
+            "model that maps one example at a time needs jax.vmap inside its __call__"
         )
     check_labels(labels, logits.shape[1])
     # optax makes a label beyond the logits NaN, and takes one below 0 for one from the end.

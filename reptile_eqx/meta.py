@@ -182,9 +182,7 @@ def maml(
         gradient, (rolled, mean) = jax.grad(judged, has_aux=True)(parameters)
         return gradient, rolled, mean
 
-    if steps > 1:
-        return _meta_gradient(optimiser, steps - 1, inner_state, estimate, check_differentiable)
-    return _meta_gradient(optimiser, steps, inner_state, estimate)
+    return _meta_gradient(optimiser, max(1, steps - 1), inner_state, estimate, check_differentiable)
 
 
 def _meta_gradient(optimiser, steps, inner_state, estimate, check=lambda optimiser, model: None):
@@ -199,22 +197,11 @@ def _meta_gradient(optimiser, steps, inner_state, estimate, check=lambda optimis
             check_schedule(optimiser, model, steps)
         return state
 
-    if inner_state == "rolling":
-        return MetaGradient(start, estimate)
-    return MetaGradient(
-        start, resetting(MetaGradient(lambda model: start_optimiser(optimiser, model), estimate)).estimate
-    )
-
-
-def resetting(gradient: MetaGradient) -> MetaGradient:
-    """The same with the inner optimiser's state fresh for every task: `inner_state="fresh"` for a `MetaGradient` that
-    has no such argument."""
-
-    def estimate(model, state, task, key):
-        direction, _, loss = gradient.estimate(model, gradient.start(model), task, key)
+    def estimate_afresh(model, state, task, key):
+        direction, _, loss = estimate(model, start_optimiser(optimiser, model), task, key)
         return direction, state, loss
 
-    return MetaGradient(gradient.start, estimate)
+    return MetaGradient(start, estimate if inner_state == "rolling" else estimate_afresh)
 
 
 def _batches(
@@ -230,7 +217,7 @@ def _batches(
 
 
 def _weighted_sum(loss, optimiser, model, state, groups, weights, gradients):
-    """Σ w_i u_i over the mini-batches of all groups, or Σ w_i g_i; the optimiser's state after them; each step's loss."""
+    """Σ w_i u_i over the mini-batches of all groups, or Σ w_i g_i; the optimiser's state after them; the losses."""
     parameters, _ = trainable(model)
     # Equal weights telescope to w·(φ - φ̃), which saves a pass over the parameters each step.
     telescopes = isinstance(weights, Sequence) and len(set(weights)) == 1 and not gradients

@@ -79,7 +79,7 @@ class Recorded(optax.GradientTransformation):
 
 
 def recorded(name: str, **arguments: float) -> Recorded:
-    """An optimiser of optax by its name, or `reference_adam`, that a file can keep: `recorded("sgd", learning_rate=0.1)`.
+    """An optimiser that a file can keep, by its name (optax's, or ours): `recorded("sgd", learning_rate=0.1)`.
 
     Raises `ValueError` for another name, and for arguments that are not plain numbers.
     """
@@ -226,8 +226,8 @@ def check_schedule(optimiser: optax.GradientTransformation, model: PyTree, steps
     if len(set(sizes[steps:])) == 1 and len(set(sizes)) > 1:
         end = "at 0: nothing would be trained from the second task on" if sizes[-1] == 0 else "where it stays"
         raise ValueError(
-            f"the inner optimiser's schedule ends with the first task's {steps} steps, {end}, as its state rolls from task "
-            "to task: give the algorithm inner_state='fresh', or a schedule over the whole training"
+            f"the inner optimiser's schedule ends with the first task's {steps} steps, {end}, as its state rolls from "
+            "task to task: give the algorithm inner_state='fresh', or a schedule over the whole training"
         )
 
 
@@ -244,8 +244,9 @@ def check_differentiable(optimiser: optax.GradientTransformation, model: PyTree)
         finite = [jnp.isfinite(slope).all() for slope in slopes]
     if not any(isinstance(value, jax.core.Tracer) for value in finite) and not all(map(bool, finite)):
         warnings.warn(
-            "the inner optimiser's step has no derivative where a gradient is 0, as √v in optax.adam: MAML's gradient will "
-            "be NaN where a parameter has no effect (a dead ReLU). Take rx.reference_adam, or optax.adam(…, eps_root=1e-8)",
+            "the inner optimiser's step has no derivative where a gradient is 0, as √v in optax.adam: MAML's gradient "
+            "will be NaN where a parameter has no effect (a dead ReLU). Take rx.reference_adam, or optax.adam(…, "
+            "eps_root=1e-8)",
             stacklevel=3,
         )
 

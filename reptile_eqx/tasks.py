@@ -129,8 +129,8 @@ class TaskList(eqx.Module):
         for i, other in enumerate(others, 1):
             if jax.tree.map(np.shape, other) != jax.tree.map(np.shape, first):
                 raise ValueError(
-                    f"task {i} has arrays of {_shapes(other)}, and task 0 of {_shapes(first)}; stacked tasks have one shape: "
-                    "pad their examples, `rx.Task(rx.pad(support, length), rx.pad(query, length))`"
+                    f"task {i} has arrays of {_shapes(other)}, and task 0 of {_shapes(first)}; stacked tasks have one "
+                    "shape: pad their examples, `rx.Task(rx.pad(support, length), rx.pad(query, length))`"
                 )
         self.tasks = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), first, *others)
 
@@ -165,14 +165,15 @@ def pad(examples: Examples, length: int) -> Examples:
 
 
 def check_tasks(tasks: Callable[[PRNGKeyArray], Task]) -> None:
-    """Warn of a task distribution whose tasks do not come of its key; raise `TypeError` for one that is no such function.
+    """Warn of a task distribution whose tasks do not come of its key; raise `TypeError` for one that is no such
+    function.
 
     It is traced twice, as compiling would: what NumPy or Python draw inside is then the same for ever.
     """
     if not callable(tasks):
         raise TypeError(
-            f"`tasks` is a function from a key to a `Task`; given a {type(tasks).__name__}: rx.TaskList(tasks) makes one of "
-            "a list of tasks"
+            f"`tasks` is a function from a key to a `Task`; given a {type(tasks).__name__}: rx.TaskList(tasks) makes "
+            "one of a list of tasks"
         )
     try:
         # JAX keeps the traces of functions that it has seen.
@@ -189,8 +190,8 @@ def check_tasks(tasks: Callable[[PRNGKeyArray], Task]) -> None:
     else:
         return
     warnings.warn(
-        f"the task distribution does not take all of its random numbers from its key: {why}. Draw with jax.random and the "
-        "key, or index stacked arrays (rx.TaskList); numpy.random and random are asked once, when it is compiled",
+        f"the task distribution does not take all of its random numbers from its key: {why}. Draw with jax.random and "
+        "the key, or index stacked arrays (rx.TaskList); numpy.random and random are asked once, when it is compiled",
         stacklevel=3,
     )
 

@@ -5,13 +5,14 @@ import warnings
 
 from . import glyphs, mini_imagenet, omniglot
 from .common import DataError, Facts, ImageClasses, Unavailable, contact_sheet, describe
+from .folders import Split, folder, split
 from .glyphs import draw_glyphs
 from .mini_imagenet import find_mini_imagenet, load_mini_imagenet
 from .omniglot import load_omniglot
 
 __all__ = [
-    "FACTS", "DataError", "Facts", "ImageClasses", "Unavailable", "contact_sheet", "describe", "draw_glyphs",
-    "find_mini_imagenet", "load", "load_mini_imagenet", "load_omniglot",
+    "FACTS", "DataError", "Facts", "ImageClasses", "Split", "Unavailable", "contact_sheet", "describe", "draw_glyphs",
+    "find_mini_imagenet", "folder", "load", "load_mini_imagenet", "load_omniglot", "split",
 ]  # fmt: skip
 
 FACTS = {"omniglot": omniglot.FACTS, "mini-imagenet": mini_imagenet.FACTS, "glyphs": glyphs.FACTS}
@@ -36,7 +37,8 @@ def load(
     damaged, `ValueError` for an unknown name.
     """
     if name not in FACTS:
-        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(FACTS)}")
+        folder_there = f". A folder of pictures is for datasets.folder({name!r})" if os.path.isdir(name) else ""
+        raise ValueError(f"unknown dataset {name!r}; there are {', '.join(FACTS)}{folder_there}")
     if name == "glyphs":
         return draw_glyphs()
     if name == "mini-imagenet":

@@ -59,18 +59,28 @@ class ImageClasses(eqx.Module):
     """Images by class, as bytes: a pytree whose only leaf is the images.
 
     - `images`: shape `(class, drawing, height, width, channel)`; in drawings 0 is ink and 255 paper. Not to be
-      written to: a large array is mapped from its file, and read from there as it is used.
+      written to: a large array is mapped from its file, and read from there as it is used. With `counts`, those of all
+      classes one after another, `(drawing, height, width, channel)`.
     - `classes`: a name for each class.
     - `name`: the dataset's.
     - `origin`: what the data is and how it was reduced, kept in the records of runs.
-    - `facts`: its `Facts`.
+    - `facts`: its `Facts`; `None` for pictures of one's own.
+    - `counts`: how many each class has, where that differs.
     """
 
-    images: UInt8[np.ndarray | Array, "class drawing height width channel"]
+    images: UInt8[np.ndarray | Array, "*drawings height width channel"]
     classes: tuple[str, ...] = eqx.field(static=True)
     name: str = eqx.field(static=True)
     origin: str = eqx.field(static=True)
-    facts: Facts = eqx.field(static=True)
+    facts: Facts | None = eqx.field(static=True)
+    counts: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    def of_class(self, position: int) -> UInt8[np.ndarray | Array, "drawing height width channel"]:
+        """The images of one class."""
+        if self.counts is None:
+            return self.images[position]
+        begin = sum(self.counts[:position])
+        return self.images[begin : begin + self.counts[position]]
 
 
 def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
@@ -96,6 +106,21 @@ def filter_named(resample: str) -> Image.Resampling:
     if resample not in FILTERS:
         raise ValueError(f"`resample` is {resample!r}; expected {' or '.join(FILTERS)}")
     return FILTERS[resample]
+
+
+def files_below(folder: Path) -> list[str]:
+    """All files below a folder, relative to it, in a fixed order; links are followed once."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        within = os.path.relpath(root, folder)
+        found += [name if within == "." else f"{within}/{name}" for name in sorted(names)]
+    return found
 
 
 def fingerprint(folder: str | os.PathLike, names: Iterable[str]) -> str:
@@ -193,10 +218,11 @@ def _write(path: Path, shape: tuple[int, ...], make: Callable[[Callable[[Block],
 
 def describe(data: ImageClasses) -> str:
     """A few lines on a dataset for people to read."""
-    count, drawings, height, width, channels = data.images.shape
+    height, width, channels = data.images.shape[-3:]
+    drawings = data.images.shape[1] if data.counts is None else f"{min(data.counts)} to {max(data.counts)}"
     size = f"{height}×{width}" + (f"×{channels}" if channels > 1 else "")
     return (
-        f"{data.name}: {count:,} classes of {drawings} images, {size}\n"
+        f"{data.name}: {len(data.classes):,} classes of {drawings} images, {size}\n"
         f"  {data.origin}\n"
         f"  classes {data.classes[0]} … {data.classes[-1]}"
     )
@@ -205,7 +231,11 @@ def describe(data: ImageClasses) -> str:
 def contact_sheet(data: ImageClasses, path: str | os.PathLike, classes: int = 12, drawings: int = 20) -> None:
     """Write a PNG with a row for each of some classes, spread evenly over the dataset."""
     rows = np.linspace(0, len(data.classes) - 1, min(classes, len(data.classes))).astype(int)
-    chosen = np.pad(data.images[rows, :drawings], ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128)
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in chosen], axis=0)
+    drawings = min(drawings, data.images.shape[1] if data.counts is None else max(data.counts))
+    framed = [
+        np.pad(data.of_class(int(i))[:drawings], ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=128) for i in rows
+    ]
+    blank = np.full((drawings, *framed[0].shape[1:]), 128, np.uint8)
+    sheet = np.concatenate([np.concatenate([*row, *blank[len(row) :]], axis=1) for row in framed], axis=0)
     with files.replacing(Path(path)) as file:
         Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet).save(file, format="PNG")

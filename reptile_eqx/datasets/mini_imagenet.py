@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import io
 import math
 import os
 import threading
@@ -17,19 +16,27 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..nn import MiniImageNetNetwork
-from .common import Block, DataError, Facts, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
+from . import pictures
+from .common import (
+    Block,
+    DataError,
+    Facts,
+    ImageClasses,
+    Unavailable,
+    cached,
+    candidates,
+    files_below,
+    filter_named,
+    fingerprint,
+)
 
 _SIDE = 84
 FACTS = Facts("Mini-ImageNet", (100, 600, 84, 84, 3), (64, 16, 20), False, False, MiniImageNetNetwork)
 
 _SPLITS = ("train", "val", "test")
-# No picture of ImageNet comes near these; what does would only fill the memory.
-_MOST_BYTES = 2**28
-_MOST_PIXELS = 10**8
 
 
 class _Location(NamedTuple):
@@ -121,21 +128,9 @@ def find_mini_imagenet(directory: str | os.PathLike | None = None) -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    """Lists, zips and images below a folder, relative to it, in a fixed order; links are followed once."""
-    found, seen, lists = [], set(), {f"{split}.csv" for split in _SPLITS}
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        within = os.path.relpath(root, folder)
-        for name in sorted(names):
-            file = name if within == "." else f"{within}/{name}"
-            if _is_image(file) or name.lower().endswith(".zip") or file in lists:
-                found.append(file)
-    return found
+    """Lists, zips and images below a folder, relative to it, in a fixed order."""
+    lists = {f"{split}.csv" for split in _SPLITS}
+    return [f for f in files_below(folder) if _is_image(f) or f.lower().endswith(".zip") or f in lists]
 
 
 def _is_image(name: str) -> bool:
@@ -318,21 +313,18 @@ class _Decoded(NamedTuple):
 
 def _content(folder: Path, archives: dict[str, zipfile.ZipFile], lock: threading.Lock, location: _Location) -> bytes:
     """A file's or member's bytes; raises `DataError` where they cannot be read. The lock is the archives'."""
-    path = folder / location.file
     try:
-        size = (
-            path.stat().st_size
-            if location.member is None
-            else archives[location.file].getinfo(location.member).file_size
-        )
-        if size <= _MOST_BYTES:
-            if location.member is None:
-                return path.read_bytes()
+        if location.member is None:
+            return pictures.contents(folder / location.file)
+        size = archives[location.file].getinfo(location.member).file_size
+        if size <= pictures.MOST_BYTES:
             with lock:
                 return archives[location.file].read(location.member)
+    except DataError as error:
+        raise DataError(f"{error}, in {location}") from error
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"cannot be read ({error}), in {location}") from error
-    raise DataError(f"has {size:,} bytes, more than any picture of ImageNet, in {location}")
+    raise DataError(f"has {size:,} bytes, more than any picture, in {location}")
 
 
 def _image(content: Callable[[_Location], bytes], resample: str, locations: list[_Location]) -> _Decoded | DataError:
@@ -348,21 +340,7 @@ def _image(content: Callable[[_Location], bytes], resample: str, locations: list
 
 def _pixels(content: bytes, resample: str) -> _Decoded:
     """Decode a whole JPEG or PNG, or raise `DataError`."""
-    if not content:
-        raise DataError("is empty")
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            size, mode = image.size, image.mode
-            # In a whole file the image's end follows the last start of a scan; nothing inside a scan looks like either.
-            # Pillow takes a file that lacks only its end, and, told to load truncated images, one cut anywhere.
-            start, end = (b"IDAT", b"IEND") if image.format == "PNG" else (b"\xff\xda", b"\xff\xd9")
-            whole = content.rfind(end) > content.rfind(start)
-            if whole and size[0] * size[1] <= _MOST_PIXELS:
-                rgb = image.convert("RGB")
-                small = rgb if size == (_SIDE, _SIDE) else rgb.resize((_SIDE, _SIDE), filter_named(resample))
-                return _Decoded(np.asarray(small), size, mode)
-    except UnidentifiedImageError as error:
-        raise DataError("is no JPEG or PNG image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"cannot be decoded ({error})") from error
-    raise DataError(f"is {size[0]}×{size[1]} pixels, too large to be of ImageNet" if whole else "is truncated")
+    image = pictures.opened(content, ("JPEG", "PNG"))
+    rgb = image.convert("RGB")
+    small = rgb if image.size == (_SIDE, _SIDE) else rgb.resize((_SIDE, _SIDE), filter_named(resample))
+    return _Decoded(np.asarray(small), image.size, image.mode)

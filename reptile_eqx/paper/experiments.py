@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..datasets.common import ImageClasses
+from ..datasets.common import Facts, ImageClasses
 from ..evaluation import adaptation, few_shot_accuracy, mean_and_interval
 from ..few_shot import FewShot
 from ..losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
-from ..meta import MetaGradient, fomaml, gradient_combination, joint_training, maml, reptile, resetting
+from ..meta import MetaGradient, fomaml, gradient_combination, joint_training, maml, reptile
 from ..nn import sine_network
 from ..optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
 from ..runs.configuration import Measurement, Numbers
@@ -39,6 +39,7 @@ def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformati
     """The meta-gradient that a configuration's `algorithm` names; a combination's has these `weights`."""
     steps, apart = config.inner_iterations, config.tail > 0
     settings: dict[str, Any] = dict(batch_size=config.inner_batch_size, schedule=SCHEDULES[config.schedule])
+    settings["inner_state"] = "fresh" if getattr(config, "reset_optimiser", False) else "rolling"
     if config.algorithm == "maml":
         return maml(loss, optimiser, steps=steps, separate_tail=apart, **settings)
     if config.algorithm == "fomaml":
@@ -50,6 +51,15 @@ def _gradient(config: Any, loss: Callable, optimiser: optax.GradientTransformati
     if config.algorithm in ("reptile", "random"):  # of which the latter trains nothing
         return reptile(loss, optimiser, steps=steps, **settings)
     raise ValueError(f"no algorithm {config.algorithm!r}")
+
+
+def _facts_of(data: ImageClasses) -> Facts:
+    if data.facts is None:
+        raise ValueError(
+            f"the paper's experiments take the datasets of datasets.load, and {data.name!r} is none: train on pictures "
+            "of your own with rx.fit"
+        )
+    return data.facts
 
 
 def _outer(config: Any, numbers: Numbers) -> optax.GradientTransformation:
@@ -315,7 +325,7 @@ class FewShotClassification:
 
     def tasks(self, data: ImageClasses, numbers: Numbers, *, training: bool, shots: int, queries: int) -> FewShot:
         """The task distribution on the classes to train on or, without `training`, on those to evaluate on."""
-        count, facts = data.images.shape[0], data.facts
+        count, facts = data.images.shape[0], _facts_of(data)
         rest = count - self.validation_classes
         _require("train_classes", self.train_classes, 0 < self.train_classes < rest,
                  f"1 to {rest - 1} of the {count} classes, so that some are left to evaluate on")  # fmt: skip
@@ -332,9 +342,10 @@ class FewShotClassification:
                 f"{'none' if data is None else type(data).__name__}"
             )
         _require("dataset", self.dataset, self.dataset == data.name, f"{data.name!r}, the dataset given")
-        if data.images.shape[2:] != data.facts.shape[2:]:
+        shape = _facts_of(data).shape[2:]
+        if data.images.shape[2:] != shape:
             raise ValueError(
-                f"the network for {self.dataset!r} takes images of {data.facts.shape[2:]}, height, width and channels; "
+                f"the network for {self.dataset!r} takes images of {shape}, height, width and channels; "
                 f"given {data.images.shape[2:]}: resize them, or train a network of your own with `Learner`"
             )
 
@@ -345,9 +356,9 @@ class FewShotClassification:
         gradient = _gradient(self, LOSSES[self.loss], optimiser, numbers["weights"])
         merge = merge_adam(b1=self.adam_b1) if self.optimiser == "adam" else merge_average
         return Learner(
-            lambda key: data.facts.network(self.ways, key=key),
+            lambda key: _facts_of(data).network(self.ways, key=key),
             self.tasks(data, numbers, training=True, shots=self.training_shots - self.tail, queries=self.tail),
-            resetting(gradient) if self.reset_optimiser else gradient,
+            gradient,
             _outer(self, numbers),
             self.meta_batch_size,
             merge if self.order == "parallel" else None,

@@ -1,10 +1,11 @@
 """A run under way, and its files: the checkpoint, and what its final measurements have seen so far."""
 
-import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from filelock import FileLock
 from jaxtyping import PyTree
 
 from ..files import data_directory
 from .configuration import Configuration, Measurement, run_name
-from .processes import as_json, read, write
+from .processes import as_json, first_process, read, write
 
 
 def state_path(config: Configuration) -> Path:
@@ -36,22 +38,20 @@ def skeleton(make: Callable[[], PyTree]) -> tuple[PyTree, PyTree]:
 class Training:
     """A run under way: the arrays of its `training.State`, on the host, and its learning curve so far.
 
-    `diverged` says where the loss or a parameter stopped being finite, and is empty while all are. `commits` are those
-    that had a part in it, in order.
+    `path` is its checkpoint's. `settings` is what the run is, as JSON has it: a checkpoint of other
+    settings is not its own. `diverged` says where the loss or a parameter stopped being finite, and is empty while all
+    are. `commits` are those that had a part in it, in order.
     """
 
     config: Configuration
+    path: Path
+    settings: dict[str, Any]
     state: PyTree = None
     iteration: int = 0
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
     diverged: str = ""
     commits: list[str] = field(default_factory=list)
-
-    @property
-    def path(self) -> Path:
-        """The checkpoint's."""
-        return state_path(self.config)
 
     @property
     def done(self) -> bool:
@@ -70,57 +70,77 @@ class Training:
 
     def save(self) -> None:
         """Put a new checkpoint in the place of the old one: a line of JSON, then the arrays."""
+        arrays = io.BytesIO()
+        eqx.tree_serialise_leaves(arrays, self.state)
         kept = {name: getattr(self, name) for name in ("iteration", "seconds", "curve", "diverged", "commits")}
-        content = io.BytesIO()
-        content.write(as_json(kept | {"config": self._settings}).encode() + b"\n")
-        eqx.tree_serialise_leaves(content, self.state)
-        write(self.path, content.getvalue())
+        kept |= {"config": self.settings, "sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
+        write(self.path, as_json(kept).encode() + b"\n" + arrays.getvalue())
 
     def resume(self) -> bool:
-        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes."""
+        """Take up the checkpoint where there is one; `state` already has its shapes and dtypes.
+
+        A damaged one is set aside under another name, with a warning, and the training starts anew.
+        """
         content = read(self.path)
         if content is None:
             return False
-        file = io.BytesIO(content)
-        kept = self._header(file.readline())
-        if kept is None:
+        try:
+            kept, arrays = _parsed(content)
+            if not self._is_own(kept):
+                return False
+            self.state = jax.device_get(eqx.tree_deserialise_leaves(io.BytesIO(arrays), self.state))
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError) as error:
+            self._set_aside(error)
             return False
         here = self.commits
-        for name, value in kept.items():
-            setattr(self, name, value)
+        for name in ("iteration", "seconds", "curve", "diverged", "commits"):
+            setattr(self, name, kept[name])
         self.commits += [commit for commit in here if commit not in self.commits]
-        self.state = jax.device_get(eqx.tree_deserialise_leaves(file, self.state))
         return True
 
     def saved_iteration(self) -> int:
-        """How far the checkpoint on disk is; 0 where there is none."""
+        """How far the checkpoint on disk is; 0 where there is none that is whole."""
         if not self.path.exists():
             return 0
-        with self.path.open("rb") as file:
-            kept = self._header(file.readline())
-        return kept["iteration"] if kept else 0
+        try:
+            kept, _ = _parsed(self.path.read_bytes())
+            return kept["iteration"] if self._is_own(kept) else 0
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return 0
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """The configuration as JSON keeps it."""
-        return json.loads(as_json(dataclasses.asdict(self.config)))
+    def differing(self) -> dict[str, tuple[Any, Any]]:
+        """By setting, what the checkpoint on disk has and what this run has, where they differ but in measurements."""
+        content = read(self.path)
+        try:
+            kept = {} if content is None else _parsed(content)[0]["config"]
+        except (ValueError, KeyError, TypeError):
+            return {}  # It is damaged, which `resume` tells.
+        names = kept.keys() - set(self.config.measured)
+        return {
+            name: (kept[name], self.settings.get(name))
+            for name in sorted(names)
+            if kept[name] != self.settings.get(name)
+        }
 
-    def _header(self, line: bytes) -> dict[str, Any] | None:
-        """A checkpoint's first line; `None` where it is of another training, made before a default was changed.
+    def _is_own(self, kept: dict[str, Any]) -> bool:
+        """Whether a checkpoint is of this training, not of one made before a default was changed.
 
         A curve that was measured otherwise than this run asks for is left behind.
         """
-        kept, settings = json.loads(line), self._settings
-        differing = {name for name, value in kept.pop("config", {}).items() if settings.get(name) != value}
-        if differing - set(self.config.measured):
-            return None
+        differing = {name for name, value in kept.get("config", {}).items() if self.settings.get(name) != value}
         if differing - set(self.config.counts):
             kept["curve"] = []
-        return kept
+        return not differing - set(self.config.measured)
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = self.path.with_suffix(".damaged")
+        if first_process():
+            self.path.replace(aside)
+        warnings.warn(f"{self.path} is damaged ({error}): kept as {aside.name}, and training starts anew", stacklevel=4)
 
     def _seen_path(self, measurement: Measurement) -> Path:
         # Of these parameters and no others. Tasks are numbered, so that more of them only add to the same file.
-        asked = {name: self._settings[name] for name in self.config.measured if name not in self.config.counts}
+        asked = {name: self.settings[name] for name in self.config.measured if name not in self.config.counts}
         digest = hashlib.sha256(json.dumps([measurement.name, asked], sort_keys=True).encode())
         for leaf in jax.tree.leaves(self.state):
             digest.update(np.asarray(leaf).tobytes())
@@ -139,3 +159,23 @@ class Training:
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as leaves:
             return list(leaves.values())
+
+
+def _parsed(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """A checkpoint's header and its arrays; raises `ValueError` where they are not those that were written."""
+    line, arrays = content.split(b"\n", 1) if b"\n" in content else (content, b"")
+    kept = json.loads(line)
+    # Earlier checkpoints have no digest.
+    if kept.get("sha256", "") not in ("", hashlib.sha256(arrays).hexdigest()):
+        raise ValueError("its arrays are not those that were written")
+    return kept, arrays
+
+
+@contextmanager
+def locked(paths: Iterable[Path]) -> Generator[None]:
+    """Hold these checkpoints against other processes. Of several that work together the first one does."""
+    with ExitStack() as locks:
+        for path in sorted(paths) if first_process() else ():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(FileLock(path.with_suffix(".lock")))
+        yield

@@ -10,24 +10,22 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from filelock import FileLock
 from jaxtyping import PyTree
 
 from ..files import data_directory, figures_directory
 from ..training import State, start
-from .checkpoint import Training, skeleton, state_path
+from .checkpoint import Training, locked, skeleton, state_path
 from .configuration import Configuration, numbers_of, run_name, same_program
 from .devices import mesh_for, replicated
-from .processes import agree, as_json, first_process, write
+from .processes import agree, as_json, write
 from .programs import train_and_measure
-from .records import Record, environment, find_record, now
+from .records import Record, environment, find_record, now, plain
 
 
 def run(
@@ -65,10 +63,7 @@ def run(
     for config in dict.fromkeys(config for config in configs if config not in records):
         groups.setdefault(same_program(config), []).append(config)
     for group in groups.values():
-        with ExitStack() as locks:
-            for path in sorted(state_path(config) for config in group if first_process()):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                locks.enter_context(FileLock(path.with_suffix(".lock")))
+        with locked(map(state_path, group)):
             # Another process may have made some of them while this one waited for it.
             records |= _on_record(group, figures)
             left = [config for config in group if config not in records]
@@ -92,7 +87,7 @@ def _made(
     """Train and measure configurations that share one program, and write the records."""
     # The environment is asked for before training, as the checkout may be another when it ends.
     made = agree({"data": _origin(data), **environment(devices)})
-    trainings = [Training(config, commits=[made["commit"]]) for config in configs]
+    trainings = [_training(config, commits=[made["commit"]]) for config in configs]
     outcome = train_and_measure(trainings, data, devices)
     made |= {"runs_together": outcome["together"], "date": agree(now())}
     made["compile_seconds"] = round(outcome["compile_seconds"], 1)
@@ -102,6 +97,10 @@ def _made(
         write(folder / f"{record.name}.json", as_json(dataclasses.asdict(record), indent=1) + "\n")
         records[training.config] = record
     return records
+
+
+def _training(config: Configuration, **more: Any) -> Training:
+    return Training(config, state_path(config), plain(config), **more)
 
 
 def _origin(data):
@@ -127,7 +126,7 @@ def iterations_left(config: Configuration, figures: str | os.PathLike | None = N
     """Outer iterations that a run's checkpoint here is short of; `None` where its record is there: nothing is left."""
     if find_record(config, figures) is not None:
         return None
-    return config.outer_iterations - Training(config).saved_iteration()
+    return config.outer_iterations - _training(config).saved_iteration()
 
 
 def load_state(config: Configuration, data: PyTree = None) -> State:
@@ -139,7 +138,7 @@ def load_state(config: Configuration, data: PyTree = None) -> State:
     """
     learner = config.learner(data, numbers_of(config))
     arrays, still = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
-    training = Training(config, arrays)
+    training = _training(config, state=arrays)
     if not training.resume() or not training.done:
         raise FileNotFoundError(f"{run_name(config)} has not been trained here: no finished {training.path}")
     return eqx.combine(training.state, still)

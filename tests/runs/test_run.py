@@ -19,8 +19,9 @@ from reptile_eqx.paper import report, statistics, tables
 from reptile_eqx.paper.experiments import FewShotClassification, SineRegression
 from reptile_eqx.runs import checkpoint, programs, records
 from reptile_eqx.runs import run as runs
-from reptile_eqx.runs.checkpoint import Training
+from reptile_eqx.runs.checkpoint import Training, state_path
 from reptile_eqx.runs.configuration import numbers_of, run_name
+from reptile_eqx.runs.records import plain
 
 
 def same(a, b):
@@ -300,7 +301,8 @@ def test_a_checkpoint_from_before_a_default_was_changed_is_not_gone_on_from(home
 def test_what_was_seen_of_other_parameters_is_not_taken(home):
     config = SineRegression(**SINE)
     rx.run([config])
-    training = Training(config, eqx.filter(rx.load_state(config), eqx.is_array))
+    state = eqx.filter(rx.load_state(config), eqx.is_array)
+    training = Training(config, state_path(config), plain(config), state)
     (measurement, _) = config.measurements(None, numbers_of(config), final=True)
     assert len(training.load_seen(measurement)[0]) == 4
     training.state = jax.tree.map(lambda leaf: leaf + 1, training.state)

@@ -1,0 +1,156 @@
+"""Pictures in folders, one folder a class: any formats, sizes and modes, any numbers of pictures."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from PIL import ImageOps
+from tqdm import tqdm
+
+from .common import Block, DataError, ImageClasses, cached, files_below, filter_named, fingerprint
+from .pictures import contents, opened, plain
+
+_NO_PICTURES = {"thumbs.db", "desktop.ini"}
+_AT_ONCE = 256
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def folder(
+    path: str | os.PathLike,
+    size: int | Sequence[int] = 84,
+    *,
+    grey: bool = False,
+    crop: bool = False,
+    resample: str = "antialiased",
+    skip: bool = False,
+) -> ImageClasses:
+    """Pictures of one's own: every folder at or below `path` that has pictures in it is a class.
+
+    They are decoded once, on all cores, into a cache. Hidden files and `Thumbs.db` are passed over; any other file that
+    is no whole picture is an error that lists all of them.
+
+    **Arguments:**
+
+    - `path`: the folder of folders. A class is named by its folder below `path`.
+    - `size`: of the images made, one number or `(height, width)`.
+    - `grey`: one channel instead of three.
+    - `crop`: cut the middle out of a picture of another shape, rather than squeeze all of it into `size`.
+    - `resample`: how they are resized: "antialiased", or "nearest".
+    - `skip`: leave out what is no whole picture, and say so in `origin`.
+
+    **Returns:** images of shape `(class, drawing, height, width, channel)` or, where classes differ in how many they
+    have, `(drawing, height, width, channel)` with `counts`; classes and their files in the order of their names.
+    Raises `DataError` where there is no such folder, fewer than two classes, or something that is no picture.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        what = "is a file; expected a folder: unpack it" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}. Pictures of one's own lie as FOLDER/CLASS/PICTURE")
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"`size` is {size}; expected 1 pixel or more")
+    filter_named(resample)
+    files = sorted((file for file in files_below(root) if _may_be_picture(file)), key=lambda file: file.split("/"))
+    name = f"folder-{height}x{width}-{'grey' if grey else 'rgb'}-{'crop-' * crop}{resample}-{fingerprint(root, files)}"
+    shape = (len(files), height, width, 1 if grey else 3)
+    image = functools.partial(_image, root, (height, width), grey, crop, resample)
+    images, facts = cached(
+        name, shape, functools.partial(_decode, root, files, image, np.zeros(shape[1:], np.uint8), skip)
+    )
+    wrong = {file for file, _ in facts["problems"]}
+    if wrong and not skip:
+        raise DataError(_not_pictures(root, facts["problems"]))
+    there = [file for file in files if file not in wrong]
+    if wrong:
+        images = images[[file not in wrong for file in files]]
+    counts = {label: len(list(some)) for label, some in groupby(there, os.path.dirname)}
+    if len(counts) < 2:
+        raise DataError(
+            f"{root} has {len(there)} pictures in {len(counts)} classes; tasks are drawn from two or more, each a "
+            "folder of pictures: FOLDER/CLASS/PICTURE"
+        )
+    of_one_size = len(set(counts.values())) == 1
+    skipped = f", {len(wrong)} files skipped that are no pictures" if wrong else ""
+    return ImageClasses(
+        images=images.reshape(len(counts), -1, *shape[1:]) if of_one_size else images,
+        classes=tuple(counts),
+        name=root.resolve().name,
+        origin=f"{len(there):,} pictures of {len(counts):,} classes from folders, {height}×{width} by {resample} "
+        f"resizing{' of the middle' if crop else ''}{skipped}",
+        facts=None,
+        counts=None if of_one_size else tuple(counts.values()),
+    )
+
+
+class Split(NamedTuple):
+    """Positions of the classes to train on, to choose settings by, and to evaluate on."""
+
+    training: Int[np.ndarray, " class"]
+    validation: Int[np.ndarray, " class"]
+    evaluation: Int[np.ndarray, " class"]
+
+
+def split(data: ImageClasses, shares: Sequence[float] = (0.64, 0.16, 0.2), seed: int = 0) -> Split:
+    """A dataset's classes in random order, in three parts: no class is in two of them.
+
+    `shares` are how much of the whole each part gets, by default Mini-ImageNet's; a part that has a share has a class
+    at least. Raises `ValueError` for shares that are not three, do not add up to 1, or leave nothing to train on.
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
+        raise ValueError(f"`shares` are three numbers that add up to 1, the first above 0; given {tuple(shares)}")
+    count = len(data.classes)
+    wanted = [max(1, round(share * count)) if share else 0 for share in shares[1:]]
+    if sum(wanted) >= count:
+        raise ValueError(f"{count} classes cannot be split as {tuple(shares)}: none would be left to train on")
+    order, left = np.random.default_rng(seed).permutation(count), count - sum(wanted)
+    return Split(*(np.sort(part) for part in np.split(order, [left, left + wanted[0]])))
+
+
+def _may_be_picture(file):
+    name = os.path.basename(file).lower()
+    return "/." not in f"/{file}" and name not in _NO_PICTURES and ("/" in file or name.endswith(_ENDINGS))
+
+
+def _image(root, size, grey, crop, resample, file):
+    """One picture's bytes, or what is wrong with it."""
+    try:
+        if "/" not in file:
+            raise DataError("lies in no class's folder")
+        image = plain(opened(contents(root / file)), grey=grey)
+    except DataError as error:
+        return error
+    if image.size != size[::-1]:
+        resized = functools.partial(ImageOps.fit, image) if crop else image.resize
+        image = resized(size[::-1], filter_named(resample))
+    return np.asarray(image).reshape(*size, -1)
+
+
+def _decode(
+    root: Path, files: list[str], image: Callable, blank: Block, skip: bool, write: Callable[[Block], object]
+) -> dict:
+    """Hand the pictures to `write`, `blank` in the place of what is none, and return what is wrong with those."""
+    problems = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(files), desc="decoding", unit="picture") as bar:
+        for begin in range(0, len(files), _AT_ONCE):
+            some = files[begin : begin + _AT_ONCE]
+            found = list(pool.map(image, some))
+            problems += [(file, str(one)) for file, one in zip(some, found, strict=True) if isinstance(one, DataError)]
+            write(np.stack([blank if isinstance(one, DataError) else one for one in found]))
+            bar.update(len(some))
+    if problems and not skip:
+        raise DataError(_not_pictures(root, problems))
+    return {"problems": problems}
+
+
+def _not_pictures(root, problems):
+    listed = "\n  ".join(f"{file} {what}" for file, what in problems)
+    return (
+        f"{len(problems):,} files in {root} are no whole pictures:\n  {listed}\n"
+        "Mend or remove them, or leave them out with skip=True."
+    )

@@ -1,0 +1,240 @@
+"""`fit` trains any learner as the paper's are: seeds together on all devices, measured, kept, resumed exactly."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ..evaluation import mean_and_interval
+from ..inner import trainable
+from ..training import Learner, State, start
+from .checkpoint import Training, locked, skeleton
+from .configuration import Measurement, Numbers
+from .devices import mesh_for, replicated
+from .programs import train_and_measure
+
+Measure = Callable[[PyTree, PyTree, PRNGKeyArray], PyTree[Array]]
+"""A function of a model, the inner optimiser's state and a key to what is measured on one task: a pytree of arrays."""
+
+
+class Fit(NamedTuple):
+    """What `fit` returns; every list has an entry for each seed, in their order.
+
+    - `states`: the `State` at the end: `states[0].model` is the first seed's initialisation.
+    - `curve`: what was measured along training, as rows for `pandas.DataFrame`: `seed`, `iteration`, and for each
+      measure its mean and, as `… ±`, half the width of its 95 % interval over tasks.
+    - `results`: what was measured at the end: by measure, its mean, `ci95` and number of `tasks`; empty where a seed
+      diverged.
+    - `diverged`: between which iterations the loss or a parameter stopped being finite, or "".
+    """
+
+    states: list[State]
+    curve: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+    diverged: list[str]
+
+
+def fit(
+    learner: Learner,
+    iterations: int,
+    *,
+    seeds: Sequence[int] = (0,),
+    measure: Mapping[str, Measure] | None = None,
+    points: int = 10,
+    tasks: int = 100,
+    final_tasks: int = 1000,
+    folder: str | os.PathLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    precision: str = "float32",
+) -> Fit:
+    """Train a learner: several seeds together on all devices, with a progress bar, a curve, and checkpoints.
+
+    **Arguments:**
+
+    - `learner`: what to train. Arrays that its parts hold as pytrees, such as `FewShot`'s images, are copied to every
+      device once; arrays that its functions close over become part of the program.
+    - `iterations`: how many outer iterations, in all.
+    - `seeds`: each makes a training of its own, whose model, tasks and batches come of it.
+    - `measure`: by name, functions of the model, the inner optimiser's state and a key, such as `QueryAccuracy(…)`. By
+      default the mean loss of the inner loop on the learner's own tasks.
+    - `points`: at how many evenly spaced iterations they are measured, on `tasks` keys; at the end on `final_tasks`.
+    - `folder`: where checkpoints go. The same call goes on from them, wherever it was cut off, and ends with the same
+      bits; more `iterations` go on from the end. `None` keeps none.
+    - `devices`: all of JAX's by default (`use_devices`).
+    - `precision`: of matrix products, as `jax.default_matmul_precision` takes it.
+
+    Raises `ValueError` for numbers that make no training, and for a folder whose checkpoint belongs to another
+    training, with what differs. Warns of a seed whose loss or parameters stop being finite, which ends it while the
+    others go on, and of a training that moves nothing.
+    """
+    _check_numbers(iterations, seeds, points, tasks, final_tasks)
+    measure = {"inner loss": _InnerLoss(learner)} if measure is None else dict(measure)
+    arrays, still = eqx.partition((learner, measure), eqx.is_array)
+    settings = _settings(learner, measure, precision) | {"points": points, "tasks": tasks, "final_tasks": final_tasks}
+    with ExitStack() as until_done:
+        place = Path(folder or until_done.enter_context(TemporaryDirectory())).expanduser()
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"`folder` is {place}, a file: give a folder for the checkpoints")
+        trainings = []
+        for seed in map(int, seeds):
+            plan = _Plan(still, seed, iterations, points, tasks, final_tasks, precision)
+            trainings.append(Training(plan, place / f"seed-{seed}" / "state.eqx", settings | {"seed": seed}))
+        until_done.enter_context(locked(training.path for training in trainings))
+        for training in trainings:
+            _check_own(training, iterations)
+        devices = jax.devices() if devices is None else devices
+        data = replicated(arrays, mesh_for(devices, len(devices)))
+        outcome = train_and_measure(trainings, data, devices)
+    _, rest = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
+    return Fit(
+        [eqx.combine(training.state, rest) for training in trainings],
+        [row for training in trainings for row in _rows(training)],
+        outcome["results"],
+        [training.diverged for training in trainings],
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One seed of a `fit`, as the engine takes it: a `Configuration`."""
+
+    numbers: ClassVar[tuple[str, ...]] = ("seed",)
+    measured: ClassVar[tuple[str, ...]] = ("points", "tasks", "final_tasks", "measure")
+    counts: ClassVar[tuple[str, ...]] = ("final_tasks",)
+
+    still: PyTree
+    seed: int
+    outer_iterations: int
+    curve_points: int
+    tasks: int
+    final_tasks: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return f"seed {self.seed}"
+
+    def learner(self, data: PyTree, numbers: Numbers) -> Learner:
+        return eqx.combine(data, self.still)[0]
+
+    def measurements(self, data: PyTree, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
+        _, measures = eqx.combine(data, self.still)
+
+        def measurement(name, measure):
+            return Measurement(
+                name,
+                self.final_tasks if final else self.tasks,
+                lambda state, key: measure(state.model, state.inner, key),
+                _summarised,
+            )
+
+        return tuple(measurement(name, measure) for name, measure in measures.items())
+
+
+class _InnerLoss(eqx.Module):
+    """The mean loss of the inner loop on a task of the learner's own."""
+
+    own: Learner
+
+    def __call__(self, model, inner, key):
+        task_key, batch_key = jax.random.split(key)
+        return self.own.gradient.estimate(model, inner, self.own.tasks(task_key), batch_key)[2]
+
+
+def _summarised(values):
+    leaves = jax.tree_util.tree_leaves_with_path(values)
+    parts = {jax.tree_util.keystr(path, simple=True, separator="."): mean_and_interval(leaf) for path, leaf in leaves}
+    return parts[""] if list(parts) == [""] else parts
+
+
+def _rows(training):
+    for point in training.curve:
+        row = {"seed": training.config.seed, "iteration": point["iteration"]}
+        for name, value in point.items():
+            if name != "iteration":
+                parts = {"": value} if "ci95" in value else {f" {part}": some for part, some in value.items()}
+                for part, some in parts.items():
+                    row |= {f"{name}{part}": some["mean"], f"{name}{part} ±": some["ci95"]}
+        yield row
+
+
+def _check_numbers(iterations, seeds, points, tasks, final_tasks):
+    numbers = {"iterations": iterations, "points": points, "tasks": tasks, "final_tasks": final_tasks}
+    for name, value in numbers.items():
+        if not isinstance(value, int | np.integer) or not 1 <= value < 2**31:
+            raise ValueError(f"`{name}` is {value!r}; expected a whole number from 1 to {2**31 - 1}")
+    if isinstance(seeds, int) or not len(seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`seeds` is {seeds!r}; expected one or more different seeds, such as (0, 1, 2)")
+    for seed in seeds:
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed {seed!r} is not a whole number from 0 to {2**32 - 1}")
+
+
+def _settings(learner, measure, precision):
+    """What the training is, part by part: digests of the parts' programs, and of the arrays that they hold."""
+    key = jax.random.PRNGKey(0)
+    state = eqx.filter_eval_shape(start, learner, key)
+    task = eqx.filter_eval_shape(lambda learner, key: learner.tasks(key), learner, key)
+
+    def gradient(learner, state, task, key):
+        return learner.gradient.estimate(state.model, state.inner, task, key)
+
+    def outer(learner, direction, state):
+        return learner.outer.update(direction, state.outer, trainable(state.model)[0])
+
+    def merged(learner, inner):
+        return learner.merge(inner, jax.tree.map(lambda leaf: jnp.stack([leaf] * learner.meta_batch_size), inner))
+
+    direction, *_ = eqx.filter_eval_shape(gradient, learner, state, task, key)
+    return {
+        "model": _digest(lambda learner, key: learner.model(key), learner, key),
+        "tasks": _digest(lambda learner, key: learner.tasks(key), learner, key),
+        "loss, inner loop and algorithm": _digest(gradient, learner, state, task, key),
+        "outer optimiser": _digest(outer, learner, direction, state),
+        "meta_batch_size": learner.meta_batch_size,
+        "merge": learner.merge and _digest(merged, learner, state.inner),
+        "precision": precision,
+        "arrays": _hash(jax.tree.leaves(eqx.filter(learner, eqx.is_array))),
+        "measure": {name: _digest(some, state.model, state.inner, key) for name, some in measure.items()},
+    }
+
+
+def _digest(function, *arguments):
+    """Of a function's program and the arrays it closes over."""
+    jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
+    # Functions in a program are printed with where they lie in memory.
+    return _hash(jaxpr.consts, re.sub(r"0x[0-9a-f]+", "", str(jaxpr)))
+
+
+def _hash(arrays, text=""):
+    digest = hashlib.sha256(text.encode())
+    for leaf in arrays:
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+def _check_own(training, iterations):
+    """Refuse a folder that has the checkpoint of another training, or of a longer one."""
+    if differing := training.differing():
+        said = [f"{name} ({a} there, {b} here)" if isinstance(a, int) else name for name, (a, b) in differing.items()]
+        raise ValueError(
+            f"{training.path} is the checkpoint of another training. What differs: {', '.join(said)}. Give another "
+            "folder, or remove that one. (Programs are compared as JAX writes them, so another version of it may "
+            "differ in all.)"
+        )
+    if training.saved_iteration() > iterations:
+        raise ValueError(
+            f"{training.path} is at iteration {training.saved_iteration()}, and {iterations} were asked for: ask for "
+            "as many or more, or give another folder"
+        )
