@@ -5,7 +5,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from .evaluation import QueryAccuracy, classify_alone, mean_and_interval
 from .files import replacing
@@ -37,11 +37,11 @@ class Classifier(eqx.Module):
     model: PyTree
     support: Float[Array, "example ..."]
 
-    def __call__(self, x: Array, *, transductive: bool = False) -> Int[Array, " picture"]:
+    def __call__(self, x: ArrayLike, *, transductive: bool = False) -> Int[Array, " picture"]:
         """The class of each new picture, as the labels had them; arguments are `logits`'."""
         return self.logits(x, transductive=transductive).argmax(-1)
 
-    def logits(self, x: Array, *, transductive: bool = False) -> Float[Array, "picture way"]:
+    def logits(self, x: ArrayLike, *, transductive: bool = False) -> Float[Array, "picture way"]:
         """Logits of new pictures: bytes, or floats in [0, 1], of shape `(picture, height, width, channel)`.
 
         Each is classified by itself, with the pictures that the network was adapted to beside it; with `transductive`,
@@ -76,7 +76,9 @@ class Initialisation(eqx.Module):
         batches = minibatches(self.schedule, key, support, self.batch_size, self.steps)
         return adapt(self.loss, self.optimiser, self.model, self.inner, batches).model
 
-    def classifier(self, x: Array, labels: Array, key: PRNGKeyArray | None = None) -> Classifier:
+    def classifier(
+        self, x: ArrayLike, labels: ArrayLike | Sequence[int], key: PRNGKeyArray | None = None
+    ) -> Classifier:
         """Adapt to labelled pictures; what is returned classifies new ones.
 
         **Arguments:**

@@ -95,7 +95,7 @@ def adapt(
 
 def loss_of(loss: Loss, model: PyTree, batch: PyTree) -> Float[Array, ""]:
     """`loss(model, batch)`; raises `TypeError` where that is not one floating-point number."""
-    if not getattr(loss, "__module__", "").startswith(f"{__package__}."):
+    if not (getattr(loss, "__module__", None) or "").startswith(f"{__package__}."):
         _check_broadcast(loss, model, batch)
     try:
         value = loss(model, batch)

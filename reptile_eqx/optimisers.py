@@ -78,7 +78,7 @@ class Recorded(optax.GradientTransformation):
         return self
 
 
-def recorded(name: str, **arguments: float) -> Recorded:
+def recorded(name: str, **arguments: Any) -> Recorded:
     """An optimiser that a file can keep, by its name (optax's, or ours): `recorded("sgd", learning_rate=0.1)`.
 
     Raises `ValueError` for another name, and for arguments that are not plain numbers.

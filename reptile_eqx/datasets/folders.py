@@ -96,7 +96,7 @@ class Split(NamedTuple):
     evaluation: Int[np.ndarray, " class"]
 
 
-def split(data: ImageClasses, shares: Sequence[float] = (0.64, 0.16, 0.2), seed: int = 0) -> Split:
+def split(data: ImageClasses, shares: Sequence[float | int] = (0.64, 0.16, 0.2), seed: int = 0) -> Split:
     """A dataset's classes in random order, in three parts: no class is in two of them.
 
     `shares` are how much of the whole each part gets, by default Mini-ImageNet's; a part that has a share has a class

@@ -81,7 +81,8 @@ def fit(
     _check_numbers(iterations, seeds, points, tasks, final_tasks)
     measure = {"inner loss": _InnerLoss(learner)} if measure is None else dict(measure)
     arrays, still = eqx.partition((learner, measure), eqx.is_array)
-    settings = _settings(learner, measure, precision) | {"points": points, "tasks": tasks, "final_tasks": final_tasks}
+    settings = _settings(learner, measure, precision)
+    settings |= {"curve": [points, tasks], "final_tasks": final_tasks}
     with ExitStack() as until_done:
         place = Path(folder or until_done.enter_context(TemporaryDirectory())).expanduser()
         if place.exists() and not place.is_dir():
@@ -110,7 +111,7 @@ class _Plan:
     """One seed of a `fit`, as the engine takes it: a `Configuration`."""
 
     numbers: ClassVar[tuple[str, ...]] = ("seed",)
-    measured: ClassVar[tuple[str, ...]] = ("points", "tasks", "final_tasks", "measure")
+    measured: ClassVar[tuple[str, ...]] = ("curve", "final_tasks", "measure")
     counts: ClassVar[tuple[str, ...]] = ("final_tasks",)
 
     still: PyTree
@@ -198,7 +199,7 @@ def _settings(learner, measure, precision):
 
     direction, *_ = eqx.filter_eval_shape(gradient, learner, state, task, key)
     return {
-        "model": _digest(lambda learner, key: learner.model(key), learner, key),
+        "model": _digest(lambda learner, key: learner.model(key), learner, key, text=_without_addresses(state.model)),
         "tasks": _digest(lambda learner, key: learner.tasks(key), learner, key),
         "loss, inner loop and algorithm": _digest(gradient, learner, state, task, key),
         "outer optimiser": _digest(outer, learner, direction, state),
@@ -210,11 +211,15 @@ def _settings(learner, measure, precision):
     }
 
 
-def _digest(function, *arguments):
+def _digest(function, *arguments, text=""):
     """Of a function's program and the arrays it closes over."""
     jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
-    # Functions in a program are printed with where they lie in memory.
-    return _hash(jaxpr.consts, re.sub(r"0x[0-9a-f]+", "", str(jaxpr)))
+    return _hash(jaxpr.consts, text + _without_addresses(jaxpr))
+
+
+def _without_addresses(value):
+    """As text; functions are printed with where they lie in memory."""
+    return re.sub(r"0x[0-9a-f]+", "", repr(value))
 
 
 def _hash(arrays, text=""):
