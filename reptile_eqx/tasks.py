@@ -5,7 +5,7 @@ their first axis, usually a pair `(x, y)`; no class of ours need be subclassed.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -164,7 +164,7 @@ def pad(examples: Examples, length: int) -> Examples:
     return (*padded, np.arange(length) < count)
 
 
-def check_tasks(tasks: Callable[[PRNGKeyArray], Task]) -> None:
+def check_tasks(tasks: Any) -> None:
     """Warn of a task distribution whose tasks do not come of its key; raise `TypeError` for one that is no such
     function.
 

@@ -42,7 +42,8 @@ def use_devices(
 
     **Returns:** the devices of all processes. Raises `ValueError` for a number below one or where the processes cannot
     be told, `RuntimeError` where JAX has started already with fewer, or before the processes were joined, and where
-    they do not find each other. Warns where an NVIDIA GPU is there and JAX does not use it.
+    they do not find each other. Warns where an NVIDIA GPU is there and JAX does not use it, and where JAX has started
+    already with fewer cores than there are.
     """
     if devices is not None and devices < 1:
         raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
@@ -66,6 +67,12 @@ def use_devices(
         raise RuntimeError(
             f"asked for {devices} devices, but JAX has {len(found)} ({found[0].platform}): it may have started before "
             "this call; restart the kernel and call use_devices first, or ask for fewer"
+        )
+    if devices is None and jax.default_backend() == "cpu" and len(found) < _cores():
+        warnings.warn(
+            f"JAX had started with {len(found)} CPU device before use_devices was called, so that of {_cores()} cores "
+            "no more are trained on: restart the kernel and call it before anything else of JAX",
+            stacklevel=2,
         )
     return [d for process in range(jax.process_count()) for d in jax.local_devices(process)[:devices]]
 
