@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import datasets, nn
 from .evaluation import Accuracy, QueryAccuracy, QueryLoss, adaptation, few_shot_accuracy, mean_and_interval
 from .few_shot import FewShot
-from .initialisation import Classifier, Initialisation, load, save
+from .initialisation import Classifier, Initialisation
 from .inner import Adapted, Frozen, adapt, start_optimiser, trainable
 from .losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
 from .meta import fomaml, gradient_combination, joint_training, maml, reptile
@@ -22,6 +22,7 @@ from .runs.devices import use_devices
 from .runs.fit import Fit, fit
 from .runs.records import Record, find_record
 from .runs.run import load_state, run
+from .saving import load, save
 from .tasks import SineWaves, Task, TaskList, cycle, minibatches, pad, replacement
 from .training import Learner, MetaGradient, State, start, train
 

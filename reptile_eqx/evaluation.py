@@ -53,6 +53,11 @@ def few_shot_accuracy(
     """
     if task.query is None:
         raise ValueError("accuracy is measured on a task's query, and this one has none: give `FewShot` `queries=1`")
+    if len(task.query) != 2 or len(task.support) != 2:
+        raise ValueError(
+            "accuracy is measured on pairs (x, labels), and this task has more, such as the mask of a padded one: "
+            "padding would share the batch norm of the real examples"
+        )
     x, labels = task.query
     batches = minibatches(schedule, key, task.support, batch_size, steps)
     model = adapt(loss, optimiser, model, state, batches).model

@@ -1,6 +1,6 @@
 """N-way K-shot classification: tasks made of images by class."""
 
-from collections.abc import Sequence
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -50,15 +50,22 @@ class FewShot(eqx.Module):
         shots: int,
         queries: int = 0,
         rotations: bool = False,
-        counts: Sequence[int] | Int[np.ndarray | Array, " class"] | None = None,
+        counts: Any = None,
     ):
         """`images` may be NumPy's, or an `ImageClasses` with its `counts`; other arguments are the fields."""
         if hasattr(images, "of_class"):
             images, counts = images.images, images.counts
         if isinstance(images, list | tuple) or getattr(images, "dtype", None) == np.dtype(object):
             counts, images = _one_array(images)
-        self.images, self.classes = jnp.asarray(images), jnp.asarray(classes)
-        self.ways, self.shots, self.queries, self.rotations = ways, shots, queries, rotations
+        positions = classes if isinstance(classes, jax.Array | np.ndarray) else np.asarray(classes)
+        if positions.ndim != 1 or (positions.size and not jnp.issubdtype(positions.dtype, jnp.integer)):
+            raise ValueError(
+                "`classes` are positions of classes, a vector of integers such as `split(data).training`; given "
+                f"{positions.dtype} of shape {positions.shape}"
+            )
+        self.images, self.classes = jnp.asarray(images), jnp.asarray(positions, jnp.int32)
+        self.ways, self.shots, self.queries = map(operator.index, (ways, shots, queries))
+        self.rotations = bool(rotations)
         self.counts = None if counts is None else jnp.asarray(counts, jnp.int32)
         form = "(class, drawing, height, width, channel)" if counts is None else "(drawing, height, width, channel)"
         if self.images.ndim != form.count(",") + 1 or self.images.dtype != jnp.uint8:
@@ -69,11 +76,6 @@ class FewShot(eqx.Module):
         if rotations and self.images.shape[-3] != self.images.shape[-2]:
             shape = self.images.shape[-3:-1]
             raise ValueError(f"only square images can be turned by 90°; given {shape}: crop or resize")
-        if self.classes.ndim != 1 or not jnp.issubdtype(self.classes.dtype, jnp.integer):
-            raise ValueError(
-                "`classes` are positions along the first axis of `images`, a vector of integers; given "
-                f"{self.classes.dtype} of shape {self.classes.shape}"
-            )
         self.most = self._most(None if counts is None else np.asarray(counts))
         choices = self.classes.shape[0] * (4 if rotations else 1)
         if not 1 <= ways <= choices:
@@ -89,10 +91,15 @@ class FewShot(eqx.Module):
                 f"`classes` are from {self.classes.min()} to {self.classes.max()}, and `images` has classes 0 to "
                 f"{there - 1}"
             )
+        if known and len(np.unique(self.classes)) < self.classes.size:
+            raise ValueError("`classes` names a class more than once, and a task would have it under two labels")
         most = least = self.images.shape[1]
         if counts is not None:
-            if counts.sum() != self.images.shape[0]:
-                raise ValueError(f"`counts` are of {counts.sum()} drawings, and `images` has {self.images.shape[0]}")
+            whole = jnp.issubdtype(counts.dtype, jnp.integer) and counts.min(initial=0) >= 0
+            if not whole or counts.sum() != self.images.shape[0]:
+                raise ValueError(
+                    f"`counts` are how many drawings each class has, {self.images.shape[0]} in all; given {counts}"
+                )
             most, least = int(counts.max()), int(counts[np.asarray(self.classes)].min() if known else counts.min())
         if self.shots < 1 or self.queries < 0 or self.shots + self.queries > least:
             raise ValueError(

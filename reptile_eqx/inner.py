@@ -75,6 +75,12 @@ def adapt(
     """
     parameters, rest = trainable(model)
     _check_trainable(parameters)
+    own = eqx.filter_eval_shape(optimiser.init, parameters)
+    if jax.tree.structure(state) != jax.tree.structure(own):
+        raise ValueError(
+            "the state is another optimiser's, or another model's: start from `start_optimiser(optimiser, model)`, or "
+            "adapt with the optimiser that the state comes from"
+        )
 
     def step(carry, batch_and_weight):
         batch, weight = batch_and_weight
@@ -134,7 +140,8 @@ def start_optimiser(optimiser: optax.GradientTransformation, model: PyTree) -> P
         raise TypeError(
             f"the optimiser does not take the model's parameters ({error}). If it is optax.partition or optax.masked "
             "with a tree of labels that is a Module: optax calls whatever can be called, so give it `lambda _: "
-            "labels`, or take rx.only(optimiser, lambda model: model.head)"
+            "labels`, or take rx.only(optimiser, lambda model: model.head). If it is rx.only: its function names a "
+            "part of the model"
         ) from error
 
 

@@ -64,8 +64,7 @@ def gradient_combination(
     rolling schedule that ends with the first task; and when a task comes without the query that a separate tail needs.
     """
     steps = len(weights)
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"the inner loop needs at least 1 step and 1 example a batch, not {steps} and {batch_size}")
+    _check(optimiser, steps, batch_size)
 
     def estimate(model, state, task, key):
         groups = _batches(task, schedule, key, batch_size, steps, separate_tail)
@@ -88,6 +87,7 @@ def reptile(
 
     The other arguments are `gradient_combination`'s.
     """
+    _check(optimiser, steps, batch_size)
     weights = (1.0,) * steps
     return gradient_combination(
         loss, optimiser, weights, batch_size=batch_size, schedule=schedule, inner_state=inner_state
@@ -111,7 +111,8 @@ def fomaml(
     scales as it likes, and which also moves what the inner optimiser holds still. The other arguments are
     `gradient_combination`'s.
     """
-    weights = (0.0,) * (steps - 1) + (1.0,) * min(steps, 1)
+    _check(optimiser, steps, batch_size)
+    weights = (0.0,) * (steps - 1) + (1.0,)
     return gradient_combination(
         loss,
         optimiser,
@@ -162,8 +163,7 @@ def maml(
     NaN where a parameter's gradient is 0, as √v has no derivative there: take `reference_adam`, or
     `optax.adam(…, eps_root=1e-8)`. Such an optimiser is warned of when a training starts.
     """
-    if steps < 1 or batch_size < 1:
-        raise ValueError(f"MAML needs at least 1 batch and 1 example in each, not {steps} and {batch_size}")
+    _check(optimiser, steps, batch_size)
 
     def estimate(model, state, task, key):
         *before, last = _batches(task, schedule, key, batch_size, steps, separate_tail)
@@ -183,6 +183,17 @@ def maml(
         return gradient, rolled, mean
 
     return _meta_gradient(optimiser, max(1, steps - 1), inner_state, estimate, check_differentiable)
+
+
+def _check(optimiser, steps, batch_size):
+    if not hasattr(optimiser, "update"):
+        raise TypeError(f"`optimiser` is an optax transformation; given {optimiser!r}: the loss comes first")
+    for value in (steps, batch_size):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(
+                f"the inner loop needs at least 1 step and 1 example a batch, whole numbers, not {steps} and "
+                f"{batch_size}"
+            )
 
 
 def _meta_gradient(optimiser, steps, inner_state, estimate, check=lambda optimiser, model: None):

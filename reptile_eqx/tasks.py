@@ -5,7 +5,6 @@ their first axis, usually a pair `(x, y)`; no class of ours need be subclassed.
 """
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -107,9 +106,14 @@ def minibatches(schedule, key: PRNGKeyArray, examples: Examples, batch_size: int
 
 def count_examples(examples: Examples) -> int:
     """How many examples a pytree of arrays holds; raises `ValueError` where its arrays disagree."""
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(examples)}
+    leaves = jax.tree.leaves(examples)
+    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError("a task's examples are arrays that share their first axis; given none, or numbers, or a list")
+    sizes = {leaf.shape[0] for leaf in leaves}
     if len(sizes) != 1:
         raise ValueError(f"the arrays of a task's examples must share their first axis; found lengths {sorted(sizes)}")
+    if sizes == {0}:
+        raise ValueError("a task has no examples: its arrays have a first axis of 0")
     return sizes.pop()
 
 
@@ -121,8 +125,10 @@ class TaskList(eqx.Module):
 
     tasks: Task
 
-    def __init__(self, tasks: Sequence[Task]):
+    def __init__(self, tasks: Any):
         """Raises `ValueError` for no tasks, and for tasks of other shapes or structures than the first."""
+        if isinstance(tasks, Task) or not all(isinstance(task, Task) for task in tasks):
+            raise TypeError("a list of tasks has a `Task(support, query)` in every place; given something else")
         if not tasks:
             raise ValueError("a list of tasks needs a task; given none")
         first, *others = (jax.tree.map(np.asarray, task) for task in tasks)
@@ -147,12 +153,17 @@ def _shapes(tree):
     return ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
-def pad(examples: Examples, length: int) -> Examples:
+def pad(examples: Any, length: int) -> Examples:
     """Examples `(x, y)` as `(x, y, mask)` with `length` of each: zeros after the real ones, and a mask that is true for
     the real ones. The losses of this package take such batches, and count the real examples only.
 
-    Raises `ValueError` for more examples than `length`, and for none.
+    Raises `ValueError` for more examples than `length`, and for none; `TypeError` for other examples than a pair.
     """
+    if isinstance(examples, Task) or not isinstance(examples, tuple | list) or len(examples) != 2:
+        raise TypeError(
+            f"only examples (x, y) can be padded; given a {type(examples).__name__}: for others, stack arrays of one "
+            "length and a mask of your own, which your loss takes"
+        )
     count = count_examples(examples)
     if not 1 <= count <= length:
         raise ValueError(
@@ -177,7 +188,7 @@ def check_tasks(tasks: Any) -> None:
         )
     try:
         # JAX keeps the traces of functions that it has seen.
-        once, again = (jax.make_jaxpr(lambda key: tasks(key))(jax.random.PRNGKey(0)) for _ in range(2))
+        once, again = (jax.make_jaxpr(lambda key: _a_task(tasks(key)))(jax.random.PRNGKey(0)) for _ in range(2))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
             "the task distribution needs the value of its key, or of a number drawn from it, while it is compiled, as "
@@ -194,6 +205,12 @@ def check_tasks(tasks: Any) -> None:
         "the key, or index stacked arrays (rx.TaskList); numpy.random and random are asked once, when it is compiled",
         stacklevel=3,
     )
+
+
+def _a_task(made):
+    if not hasattr(made, "support") or not hasattr(made, "query"):
+        raise TypeError(f"the task distribution returned a {type(made).__name__}; expected rx.Task(support, query)")
+    return made.support, made.query
 
 
 def _depends(jaxpr):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -68,8 +69,10 @@ def start(learner: Learner, key: PRNGKeyArray) -> State:
     that are no function which can be compiled. Warns of tasks whose random numbers do not come from their key.
     """
     check_tasks(learner.tasks)
-    if learner.meta_batch_size < 1:
-        raise ValueError(f"`meta_batch_size` is {learner.meta_batch_size!r}; expected 1 task or more")
+    if not isinstance(learner.meta_batch_size, int | np.integer) or learner.meta_batch_size < 1:
+        raise ValueError(
+            f"`meta_batch_size` is {learner.meta_batch_size!r}; expected a whole number of tasks, 1 or more"
+        )
     model_key, training_key = jax.random.split(key)
     if jnp.issubdtype(training_key.dtype, jax.dtypes.prng_key) and training_key.dtype == jax.random.key(0).dtype:
         training_key = jax.random.key_data(training_key)
@@ -168,8 +171,8 @@ def train(learner: Learner, state: State, iterations: int | Int[Array, ""]) -> t
 
 
 def unmoved(before: PyTree, after: PyTree) -> Bool[Array, ""]:
-    """Whether two models have the same parameters, to the bit."""
-    pairs = zip(*(jax.tree.leaves(trainable(model)[0]) for model in (before, after)), strict=True)
+    """Whether two models have the same arrays, to the bit."""
+    pairs = zip(*(jax.tree.leaves(eqx.filter(model, eqx.is_array)) for model in (before, after)), strict=True)
     return jnp.stack([jnp.array_equal(a, b) for a, b in pairs]).all()
 
 

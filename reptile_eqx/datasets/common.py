@@ -108,10 +108,19 @@ def filter_named(resample: str) -> Image.Resampling:
     return FILTERS[resample]
 
 
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"the folder {error.filename} cannot be read ({error.strerror}): give yourself the right to read it"
+    )
+
+
 def files_below(folder: Path) -> list[str]:
-    """All files below a folder, relative to it, in a fixed order; links are followed once."""
+    """All files below a folder, relative to it, in a fixed order; links are followed once.
+
+    Raises `DataError` where a folder cannot be read.
+    """
     found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(root)
         if real in seen:
             folders.clear()
@@ -124,13 +133,16 @@ def files_below(folder: Path) -> list[str]:
 
 
 def fingerprint(folder: str | os.PathLike, names: Iterable[str]) -> str:
-    """Changes when a file below `folder` does: from names, sizes and times of change, as hashing takes longer."""
+    """Changes when a file below `folder` does: from names, sizes and times, as hashing takes longer.
+
+    The time is that of the last change of a file's status, which no program can set to what it likes.
+    """
     seen = hashlib.sha256()
     for name in names:
         path = os.path.join(folder, name)
         # A link that leads nowhere is found out when its image is read.
         status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-        seen.update(os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}\n"))
+        seen.update(os.fsencode(f"{name} {status.st_size} {status.st_ctime_ns}\n"))
     return seen.hexdigest()[:12]
 
 

@@ -32,8 +32,10 @@ def folder(
 ) -> ImageClasses:
     """Pictures of one's own: every folder at or below `path` that has pictures in it is a class.
 
-    They are decoded once, on all cores, into a cache. Hidden files and `Thumbs.db` are passed over; any other file that
-    is no whole picture is an error that lists all of them.
+    They are decoded once, on all cores, into a cache. Hidden files and `Thumbs.db` are passed over; any other file in a
+    class's folder that is no whole picture is an error that lists all of them. Of an animation the first frame is
+    taken, of 16 bits a channel the upper 8; what is transparent becomes white. A linked folder is read where it is
+    first met.
 
     **Arguments:**
 
@@ -52,11 +54,13 @@ def folder(
     if not root.is_dir():
         what = "is a file; expected a folder: unpack it" if root.exists() else "does not exist"
         raise DataError(f"{root} {what}. Pictures of one's own lie as FOLDER/CLASS/PICTURE")
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"`size` is {size}; expected 1 pixel or more")
+    sides = np.atleast_1d(size).tolist()
+    sides = sides * 2 if np.ndim(size) == 0 else sides
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"`size` is {size!r}; expected a number of pixels, 1 or more, or (height, width)")
+    height, width = sides
     filter_named(resample)
-    files = sorted((file for file in files_below(root) if _may_be_picture(file)), key=lambda file: file.split("/"))
+    files = sorted(filter(_may_be_picture, files_below(root)), key=_class_then_name)
     name = f"folder-{height}x{width}-{'grey' if grey else 'rgb'}-{'crop-' * crop}{resample}-{fingerprint(root, files)}"
     shape = (len(files), height, width, 1 if grey else 3)
     image = functools.partial(_image, root, (height, width), grey, crop, resample)
@@ -110,6 +114,11 @@ def split(data: ImageClasses, shares: Sequence[float | int] = (0.64, 0.16, 0.2),
         raise ValueError(f"{count} classes cannot be split as {tuple(shares)}: none would be left to train on")
     order, left = np.random.default_rng(seed).permutation(count), count - sum(wanted)
     return Split(*(np.sort(part) for part in np.split(order, [left, left + wanted[0]])))
+
+
+def _class_then_name(file):
+    *folders, name = file.split("/")
+    return folders, name
 
 
 def _may_be_picture(file):

@@ -56,12 +56,12 @@ def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
 
 def plain(image: Image.Image, *, grey: bool) -> Image.Image:
     """A picture of any mode as RGB or grey bytes, upright as its EXIF says, on white where it is transparent."""
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        raise DataError("has floating-point pixels; expected bytes: save it as PNG or JPEG")
+    if sixteen_bits:  # which convert() would cut off at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise DataError("has pixels of 32 bits; expected 8 or 16: save it as PNG or JPEG")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

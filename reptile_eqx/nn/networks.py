@@ -5,6 +5,7 @@ normalises with the batch in front of it, in training and in evaluation. The pre
 therefore depends on the images beside it, which is where the transductive question (Section 6.1) comes from.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,14 +62,15 @@ class ConvBlock(eqx.Module):
     def __call__(self, x: Images) -> Float[Array, "batch rows columns filter"]:
         """Maps `(batch, height, width, channel)` to `(batch, ceil(height / 2), ceil(width / 2), filter)`."""
         # The bias is a parameter as in the reference, but never added: batch norm takes out whatever it adds.
+        kernel, scale, shift = (leaf.astype(x.dtype) for leaf in (self.kernel, self.scale, self.shift))
         if self.pool:
             # Where the scale is negative the norm turns the order round; the sign is moved into the kernel.
-            sign = lax.stop_gradient(jnp.where(self.scale < 0, -1, 1).astype(self.scale.dtype))
-            return batch_norm_pool_relu(convolution(x, self.kernel * sign, 1), self.scale * sign, self.shift)
-        h = convolution(x, self.kernel, 2)
+            sign = lax.stop_gradient(jnp.where(scale < 0, -1, 1).astype(scale.dtype))
+            return batch_norm_pool_relu(convolution(x, kernel * sign, 1), scale * sign, shift)
+        h = convolution(x, kernel, 2)
         if self.activation is jax.nn.relu:
-            return batch_norm_relu(h, self.scale, self.shift)
-        slope, offset, _ = normalise(h, self.scale, self.shift)
+            return batch_norm_relu(h, scale, shift)
+        slope, offset, _ = normalise(h, scale, shift)
         return self.activation(h * slope + offset)
 
 
@@ -135,7 +137,8 @@ class ConvNetwork(eqx.Module):
                 f"the network takes a batch of images, (batch, {', '.join(map(str, self.shape))}); given {x.shape}"
                 + (": one image is a batch of one, x[None]" if x.shape == self.shape else "")
             )
-        x = x.astype(self.head.dtype)  # float32 parameters stay float32 also under x64
+        # float32 parameters stay float32 also under x64; narrower ones are computed with in float32.
+        x = x.astype(jnp.promote_types(self.head.dtype, jnp.float32))
         for i, block in enumerate(self.blocks):
             x = block(x) + _halved(x) if self.skip and i else block(x)
         return x.reshape(x.shape[0], -1) @ self.head + self.head_bias
@@ -156,7 +159,7 @@ class ConvNetwork(eqx.Module):
         told apart with 97.3, 89.5 and 82.6 % (a fresh head: 93.0, 82.0 and 77.8 %), and 20 with 68.5 %, where the one
         for 20 has 83.0 % (200 tasks, and 60 for 20 classes; ± 1.3 to 2.8). Raises `ValueError` for a number below 1.
         """
-        if ways < 1:
+        if operator.index(ways) < 1:
             raise ValueError(f"`ways` is {ways}; expected 1 or more")
         heads = over_and_over(self.head, ways), over_and_over(self.head_bias, ways)
         return eqx.tree_at(lambda net: (net.head, net.head_bias), self, heads)

@@ -4,7 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..initialisation import Initialisation, load
+from ..initialisation import Initialisation
+from ..saving import load
 from .experiments import FewShotClassification
 
 FOLDER = Path(__file__).parent / "initialisations"

@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +16,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jaxtyping import PyTree
 
 from ..files import data_directory
 from .configuration import Configuration, Measurement, run_name
-from .processes import as_json, first_process, read, write
+from .processes import as_json, first_process, now, read, write
 
 
 def state_path(config: Configuration) -> Path:
@@ -88,8 +91,9 @@ class Training:
             kept, arrays = _parsed(content)
             if not self._is_own(kept):
                 return False
-            self.state = jax.device_get(eqx.tree_deserialise_leaves(io.BytesIO(arrays), self.state))
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError) as error:
+            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.state)
+            self.state = jax.device_get(eqx.tree_deserialise_leaves(io.BytesIO(arrays), like))
+        except (ValueError, EOFError, RuntimeError) as error:
             self._set_aside(error)
             return False
         here = self.commits
@@ -105,17 +109,17 @@ class Training:
         try:
             kept, _ = _parsed(self.path.read_bytes())
             return kept["iteration"] if self._is_own(kept) else 0
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except ValueError:
             return 0
 
     def differing(self) -> dict[str, tuple[Any, Any]]:
-        """By setting, what the checkpoint on disk has and what this run has, where they differ but in measurements."""
+        """By setting, what the checkpoint on disk has and what this run has, where they differ but in `counts`."""
         content = read(self.path)
         try:
-            kept = {} if content is None else _parsed(content)[0]["config"]
-        except (ValueError, KeyError, TypeError):
+            kept = {} if content is None else _parsed(content)[0].get("config", {})
+        except ValueError:
             return {}  # It is damaged, which `resume` tells.
-        names = kept.keys() - set(self.config.measured)
+        names = kept.keys() - set(self.config.counts)
         return {
             name: (kept[name], self.settings.get(name))
             for name in sorted(names)
@@ -141,7 +145,7 @@ class Training:
     def _seen_path(self, measurement: Measurement) -> Path:
         # Of these parameters and no others. Tasks are numbered, so that more of them only add to the same file.
         asked = {name: self.settings[name] for name in self.config.measured if name not in self.config.counts}
-        digest = hashlib.sha256(json.dumps([measurement.name, asked], sort_keys=True).encode())
+        digest = hashlib.sha256(as_json([measurement.name, asked], sort_keys=True).encode())
         for leaf in jax.tree.leaves(self.state):
             digest.update(np.asarray(leaf).tobytes())
         return self.path.with_name(f"seen-{digest.hexdigest()[:10]}.npz")
@@ -157,14 +161,21 @@ class Training:
         content = read(self._seen_path(measurement))
         if content is None:
             return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as leaves:
-            return list(leaves.values())
+        path = self._seen_path(measurement)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as leaves:
+                return list(leaves.values())
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            warnings.warn(f"{path} is damaged ({error}): what it had seen is measured again", stacklevel=2)
+            return None
 
 
 def _parsed(content: bytes) -> tuple[dict[str, Any], bytes]:
     """A checkpoint's header and its arrays; raises `ValueError` where they are not those that were written."""
     line, arrays = content.split(b"\n", 1) if b"\n" in content else (content, b"")
     kept = json.loads(line)
+    if not isinstance(kept, dict) or not {"iteration", "seconds", "curve", "diverged", "commits"} <= kept.keys():
+        raise ValueError("its first line is not a checkpoint's")
     # Earlier checkpoints have no digest.
     if kept.get("sha256", "") not in ("", hashlib.sha256(arrays).hexdigest()):
         raise ValueError("its arrays are not those that were written")
@@ -177,5 +188,10 @@ def locked(paths: Iterable[Path]) -> Generator[None]:
     with ExitStack() as locks:
         for path in sorted(paths) if first_process() else ():
             path.parent.mkdir(parents=True, exist_ok=True)
-            locks.enter_context(FileLock(path.with_suffix(".lock")))
+            lock = FileLock(path.with_suffix(".lock"))
+            try:
+                locks.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                print(f"{now()}: waiting for another process that trains {path.parent.name}", file=sys.stderr)
+                locks.enter_context(lock.acquire())
         yield

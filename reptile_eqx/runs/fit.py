@@ -49,7 +49,7 @@ def fit(
     learner: Learner,
     iterations: int,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | np.ndarray = (0,),
     measure: Mapping[str, Measure] | None = None,
     points: int = 10,
     tasks: int = 100,
@@ -66,8 +66,8 @@ def fit(
       device once; arrays that its functions close over become part of the program.
     - `iterations`: how many outer iterations, in all.
     - `seeds`: each makes a training of its own, whose model, tasks and batches come of it.
-    - `measure`: by name, functions of the model, the inner optimiser's state and a key, such as `QueryAccuracy(…)`. By
-      default the mean loss of the inner loop on the learner's own tasks.
+    - `measure`: by name, functions of the model, the inner optimiser's state and a key, such as `QueryAccuracy(…)`,
+      which then needs the learner's inner optimiser. By default the mean loss of the inner loop on its own tasks.
     - `points`: at how many evenly spaced iterations they are measured, on `tasks` keys; at the end on `final_tasks`.
     - `folder`: where checkpoints go. The same call goes on from them, wherever it was cut off, and ends with the same
       bits; more `iterations` go on from the end. `None` keeps none.
@@ -78,8 +78,14 @@ def fit(
     training, with what differs. Warns of a seed whose loss or parameters stop being finite, which ends it while the
     others go on, and of a training that moves nothing.
     """
-    _check_numbers(iterations, seeds, points, tasks, final_tasks)
-    measure = {"inner loss": _InnerLoss(learner)} if measure is None else dict(measure)
+    iterations, points, tasks, final_tasks = _whole(
+        iterations=iterations, points=points, tasks=tasks, final_tasks=final_tasks
+    )
+    seeds, measure = _seeds(seeds), _named({"inner loss": _InnerLoss(learner)} if measure is None else measure)
+    if devices is not None and not len(devices):
+        raise ValueError("`devices` is empty; expected some of jax.devices(), or None for all")
+    if folder is not None and not os.fspath(folder):
+        raise ValueError("`folder` is an empty name; expected a folder for the checkpoints, or None to keep none")
     arrays, still = eqx.partition((learner, measure), eqx.is_array)
     settings = _settings(learner, measure, precision)
     settings |= {"curve": [points, tasks], "final_tasks": final_tasks}
@@ -88,7 +94,7 @@ def fit(
         if place.exists() and not place.is_dir():
             raise ValueError(f"`folder` is {place}, a file: give a folder for the checkpoints")
         trainings = []
-        for seed in map(int, seeds):
+        for seed in seeds:
             plan = _Plan(still, seed, iterations, points, tasks, final_tasks, precision)
             trainings.append(Training(plan, place / f"seed-{seed}" / "state.eqx", settings | {"seed": seed}))
         until_done.enter_context(locked(training.path for training in trainings))
@@ -99,7 +105,7 @@ def fit(
         outcome = train_and_measure(trainings, data, devices)
     _, rest = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
     return Fit(
-        [eqx.combine(training.state, rest) for training in trainings],
+        [eqx.combine(jax.tree.map(jnp.asarray, training.state), rest) for training in trainings],
         [row for training in trainings for row in _rows(training)],
         outcome["results"],
         [training.diverged for training in trainings],
@@ -133,12 +139,13 @@ class _Plan:
         _, measures = eqx.combine(data, self.still)
 
         def measurement(name, measure):
-            return Measurement(
-                name,
-                self.final_tasks if final else self.tasks,
-                lambda state, key: measure(state.model, state.inner, key),
-                _summarised,
-            )
+            def seen(state, key):
+                values = jax.tree.map(jnp.asarray, measure(state.model, state.inner, key))
+                if not jax.tree.leaves(values):
+                    raise ValueError(f"the measure {name!r} returns nothing; expected a number, or a pytree of numbers")
+                return jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), values)
+
+            return Measurement(name, self.final_tasks if final else self.tasks, seen, _summarised)
 
         return tuple(measurement(name, measure) for name, measure in measures.items())
 
@@ -164,22 +171,35 @@ def _rows(training):
         row = {"seed": training.config.seed, "iteration": point["iteration"]}
         for name, value in point.items():
             if name != "iteration":
-                parts = {"": value} if "ci95" in value else {f" {part}": some for part, some in value.items()}
+                parts = {"": value} if _is_summary(value) else {f" {part}": some for part, some in value.items()}
                 for part, some in parts.items():
                     row |= {f"{name}{part}": some["mean"], f"{name}{part} ±": some["ci95"]}
         yield row
 
 
-def _check_numbers(iterations, seeds, points, tasks, final_tasks):
-    numbers = {"iterations": iterations, "points": points, "tasks": tasks, "final_tasks": final_tasks}
+def _whole(**numbers):
     for name, value in numbers.items():
-        if not isinstance(value, int | np.integer) or not 1 <= value < 2**31:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value < 2**31:
             raise ValueError(f"`{name}` is {value!r}; expected a whole number from 1 to {2**31 - 1}")
-    if isinstance(seeds, int) or not len(seeds) or len(set(seeds)) < len(seeds):
+    return map(int, numbers.values())
+
+
+def _seeds(seeds):
+    if np.ndim(seeds) != 1 or not len(seeds) or len(set(np.asarray(seeds).tolist())) < len(seeds):
         raise ValueError(f"`seeds` is {seeds!r}; expected one or more different seeds, such as (0, 1, 2)")
-    for seed in seeds:
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed {seed!r} is not a whole number from 0 to {2**32 - 1}")
+    for seed in np.asarray(seeds):
+        if not isinstance(seed, np.integer) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed {seed} is not a whole number from 0 to {2**32 - 1}")
+    return np.asarray(seeds).tolist()
+
+
+def _named(measure):
+    if not isinstance(measure, Mapping):
+        raise TypeError(f"`measure` is functions by name, such as {{'accuracy': QueryAccuracy(…)}}; given {measure!r}")
+    for name in measure:
+        if not isinstance(name, str) or name in ("seed", "iteration"):
+            raise ValueError(f"a measure is named {name!r}; expected a text, and not 'seed' or 'iteration'")
+    return dict(measure)
 
 
 def _settings(learner, measure, precision):
@@ -214,7 +234,16 @@ def _settings(learner, measure, precision):
 def _digest(function, *arguments, text=""):
     """Of a function's program and the arrays it closes over."""
     jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
-    return _hash(jaxpr.consts, text + _without_addresses(jaxpr))
+    return _hash(_constants(jaxpr), text + _without_addresses(jaxpr))
+
+
+def _constants(program):
+    """Arrays that a program closes over, and those of the programs inside it, which are not printed."""
+    yield from getattr(program, "consts", ())
+    for equation in getattr(program, "jaxpr", program).eqns:
+        for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            if hasattr(value, "eqns"):
+                yield from _constants(value)
 
 
 def _without_addresses(value):
@@ -225,8 +254,15 @@ def _without_addresses(value):
 def _hash(arrays, text=""):
     digest = hashlib.sha256(text.encode())
     for leaf in arrays:
-        digest.update(np.ascontiguousarray(leaf).data)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        plain = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
+        digest.update(f"{plain.dtype}{plain.shape}".encode())
+        digest.update(plain.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
+
+
+def _is_summary(value):
+    return "ci95" in value and not isinstance(value["ci95"], dict)
 
 
 def _check_own(training, iterations):

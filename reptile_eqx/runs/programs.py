@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 from tqdm import tqdm
 
+from ..inner import trainable
 from ..training import NOTHING_MOVED, advance, start, unmoved
 from .checkpoint import Training, skeleton
 from .configuration import Configuration, Measurement, numbers_of
@@ -201,18 +202,23 @@ def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
     seconds = agree(time.perf_counter() - began - (programs.train.compile_seconds - compiled))
     for training, (state, loss) in zip(turn, outcomes, strict=True):
         if unmoved(training.state.model, state.model):
-            warnings.warn(
-                f"{training.config.name}, from iteration {training.iteration} on: {NOTHING_MOVED}", stacklevel=2
-            )
+            warnings.warn(f"{training.config.name}: {NOTHING_MOVED}", stacklevel=2)
         training.state = state
         training.iteration += iterations
         training.seconds += seconds
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, loss))):
+        if not _finite(state, loss):
             begun, seed = training.iteration - iterations, training.config.seed
             training.diverged = f"between outer iterations {begun} and {training.iteration} of seed {seed}"
             hint = "" if begun else ". From the start on: are there labels beyond the head, or NaN in the data?"
             warnings.warn(f"{training.config.name}: not finite any more {training.diverged}{hint}", stacklevel=2)
     return max(1, min(round(iterations * _SECONDS_A_CALL / seconds), 10 * max(iterations, chunk)))
+
+
+def _finite(state: PyTree, loss: PyTree) -> bool:
+    """Whether the loss, the parameters and the optimisers' states are; what else a model holds may be infinite."""
+    parameters, _ = trainable(jax.tree.map(jnp.asarray, state.model))
+    leaves = jax.tree.leaves((parameters, state.inner, state.outer, loss))
+    return all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def _title(trainings: Sequence[Training]) -> str:

@@ -1,7 +1,6 @@
 """What is kept of finished runs, and of what they were made with."""
 
 import dataclasses
-import datetime
 import importlib.metadata
 import json
 import os
@@ -17,7 +16,7 @@ import jax
 
 from .. import files
 from .configuration import Configuration, run_name
-from .processes import as_json
+from .processes import as_json, now
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,6 @@ def _processor() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def now() -> str:
-    """Date and time in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def commit() -> str:

@@ -23,9 +23,9 @@ from ..training import State, start
 from .checkpoint import Training, locked, skeleton, state_path
 from .configuration import Configuration, numbers_of, run_name, same_program
 from .devices import mesh_for, replicated
-from .processes import agree, as_json, write
+from .processes import agree, as_json, now, write
 from .programs import train_and_measure
-from .records import Record, environment, find_record, now, plain
+from .records import Record, environment, find_record, plain
 
 
 def run(

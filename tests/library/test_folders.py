@@ -107,8 +107,9 @@ def test_bad_arguments(tmp_path):
     with pytest.raises(DataError, match="is a file; expected a folder: unpack it"):
         folder(tmp_path / "file.zip")
     root = some(tmp_path / "mine")
-    with pytest.raises(ValueError, match="expected 1 pixel or more"):
-        folder(root, 0)
+    for size in (0, (8,), (8, 8, 3)):
+        with pytest.raises(ValueError, match="expected a number of pixels, 1 or more"):
+            folder(root, size)
     with pytest.raises(ValueError, match="expected nearest or antialiased"):
         folder(root, 8, resample="cubic")
     with pytest.raises(ValueError, match=r"A folder of pictures is for datasets.folder"):
@@ -116,6 +117,37 @@ def test_bad_arguments(tmp_path):
     data = folder(root, 8)
     with pytest.raises(ValueError, match="need 1 to 3 drawings of each class"):
         rx.FewShot(data, [0, 1], ways=2, shots=4)
+
+
+def test_a_class_may_hold_another(tmp_path):
+    files = {
+        f"{name}.png": picture(value) for name, value in {"a/1": 1, "a/2": 2, "a/b/x": 50, "a/z": 3, "c/1": 90}.items()
+    }
+    data = folder(write(tmp_path / "mine", files), 4, grey=True)
+    assert data.classes == ("a", "a/b", "c")
+    assert [data.of_class(i)[:, 0, 0, 0].tolist() for i in range(3)] == [[1, 2, 3], [50], [90]]
+
+
+def test_folders_that_look_alike_are_told_apart(tmp_path):
+    for name, value in (("one", 10), ("other", 110)):
+        root = write(tmp_path / name, {f"{c}/{i}.bmp": picture(value) for c in "ab" for i in range(2)})
+        for path in root.rglob("*.bmp"):
+            os.utime(path, (0, 0))
+        assert folder(root, 4).images.max() == value
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    root = some(tmp_path / "mine")
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match="mine/b cannot be read .Permission denied.: give yourself the right"):
+        folder(root, 8, skip=True)
 
 
 def test_decoded_once_and_again_when_a_picture_changes(tmp_path, monkeypatch):

@@ -92,6 +92,34 @@ def test_what_a_file_cannot_say_must_be_given(tmp_path):
     np.testing.assert_array_equal(jax.vmap(again.adapt((x, x)))(x), jax.vmap(start.adapt((x, x)))(x))
 
 
+def test_another_structure_is_refused(tmp_path):
+    sgd = rx.recorded("sgd", learning_rate=0.1, momentum=0.9)
+    model = {"a": jnp.ones((2, 2)), "b": jnp.zeros((2, 2))}
+    start = rx.Initialisation(model, rx.start_optimiser(sgd, model), rx.mean_squared_error, sgd, 1, 1)
+    rx.save(tmp_path / "a.eqx", start)
+    assert_equal(rx.load(tmp_path / "a.eqx", model=model).model, model)
+    with pytest.raises(ValueError, match=r"of another structure .* only one of them has .*'a'"):
+        rx.load(tmp_path / "a.eqx", model={"b": model["b"], "zz": model["a"]})
+    with pytest.raises(ValueError, match="of another structure .*nu"):
+        rx.load(tmp_path / "a.eqx", model=model, optimiser=optax.rmsprop(0.1))
+
+
+def test_numpys_numbers_infinities_and_long_notes_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sgd = rx.recorded("sgd", learning_rate=0.1)
+    model = {"w": jnp.ones(2), "mask": rx.Frozen(jnp.array([0, -jnp.inf]))}
+    about = {"accuracy": np.float32(0.5), "notes": "x" * 2_000_000}
+    rx.save(
+        "~/a.eqx",
+        rx.Initialisation(model, rx.start_optimiser(sgd, model), rx.mean_squared_error, sgd, 1, 1, about=about),
+    )
+    again = rx.load("~/a.eqx", model=model)
+    assert_equal(again.model, model)
+    assert again.about["accuracy"] == 0.5 and len(again.about["notes"]) == 2_000_000
+    with pytest.raises(TypeError, match="takes an rx.Initialisation; given a dict"):
+        rx.save.__wrapped__(tmp_path / "b.eqx", model)
+
+
 def test_recorded_optimisers_are_kept_with_their_numbers(start, tmp_path):
     sgd = rx.recorded("sgd", learning_rate=0.125, momentum=0.5)
     changed = rx.Initialisation(
@@ -135,7 +163,9 @@ def test_damage_is_told_and_nothing_is_run(start, tmp_path):
         "other shapes": with_content(content, arrays=header["arrays"][::-1]),
         "a function's name": with_content(content, optimiser=["eval", {"x": 1}]),
         "another network": with_content(content, network=header["network"] | {"filters": 5}),
-        "no network": with_content(content, network={"ways": 5}),
+        "no network": with_content(content, network={"ways": 5}), "arrays 3": with_content(content, arrays=3),
+        "odd arrays": with_content(content, arrays=[[1]]), "steps x": with_content(content, steps="x"),
+        "about nothing": with_content(content, about=None),
     }  # fmt: skip
     for what, bad in damaged.items():
         path.write_bytes(bad)
@@ -182,11 +212,12 @@ def test_a_model_of_ones_own_needs_no_head_of_ours_for_the_same_number_of_classe
 def test_bad_pictures_and_labels(start):
     with pytest.raises(ValueError, match="6 pictures need as many labels"):
         start.classifier(X, LABELS[:5])
-    with pytest.raises(ValueError, match="labels go from 0 to 3, and the network has 3 outputs"):
+    with pytest.raises(ValueError, match="each of them there; given .0 1 3."):
         start.classifier(X, [0, 1, 3, 0, 1, 3])
-    with pytest.raises(ValueError, match="labels are integers"):
-        start.classifier(X, LABELS / 2)
-    for wrong in (X * 1.0, X.astype(np.int32), X / 255 - 1):
+    for wrong in (LABELS / 2, LABELS + 1, [5] * 6):
+        with pytest.raises(ValueError, match="labels are integers 0, 1, … up to"):
+            start.classifier(X, wrong)
+    for wrong in (X * 1.0, X.astype(np.int32), X / 255 - 1, X * np.nan):
         with pytest.raises(ValueError, match="pictures are bytes .uint8. or floats in"):
             start.classifier(wrong, LABELS)
     with pytest.raises(ValueError, match=r"one image is a batch of one, x\[None\]"):
@@ -197,8 +228,19 @@ def test_bad_pictures_and_labels(start):
         rx.Initialisation(**vars(start) | {"about": {"brightness": 0.95}}).classifier(X // 4, LABELS)
 
 
+def test_new_pictures_of_another_shape(start):
+    adapted = start.classifier(X, LABELS)
+    for wrong in (X[0], X[..., 0], X[:, :9], np.repeat(X, 3, -1)):
+        with pytest.raises(
+            ValueError, match=r"new pictures have the shape \(picture, 12, 12, 1\), as those adapted to"
+        ):
+            adapted(wrong)
+
+
 def test_accuracy_over_tasks(start):
     images = np.random.default_rng(1).integers(0, 256, (5, 4, 12, 12, 1)).astype(np.uint8)
     tasks = rx.FewShot(images, np.arange(5), ways=3, shots=1, queries=2)
     result = start.accuracy(tasks, jax.random.key(0), count=20)
+    with pytest.raises(ValueError, match="labels go from 0 to 3, and the network has 3 outputs"):
+        start.accuracy(rx.FewShot(images, np.arange(5), ways=4, shots=1, queries=1), jax.random.key(0), count=2)
     assert result["alone"]["tasks"] == 20 and 0 <= result["transductive"]["mean"] <= 1

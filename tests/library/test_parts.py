@@ -135,7 +135,7 @@ def test_meta_sgd_learns_its_step_sizes(per):
     begun, done = trained(gradient, model)
     assert moved(begun.model.steps, done.model.steps) > 0 and moved(begun.model.model, done.model.model) > 0
     task, key = rx.SineWaves(points=5)(jax.random.key(1)), jax.random.key(2)
-    estimate, _, _ = gradient.estimate(begun.model, (), task, key)
+    estimate, _, _ = gradient.estimate(begun.model, begun.inner, task, key)
     inner = eqx.filter_grad(rx.mean_squared_error)(begun.model.model, task.support)
     adapted = jax.tree.map(
         lambda p, g: p - 0.02 * g, *(eqx.filter(m, eqx.is_array) for m in (begun.model.model, inner))

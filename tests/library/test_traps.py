@@ -91,6 +91,55 @@ def test_tasks_in_a_python_list():
         rx.TaskList([])
 
 
+def test_what_is_no_task_or_no_list_of_them():
+    one = rx.SineWaves()(jax.random.key(0))
+    for wrong in (one, [one.support]):
+        with pytest.raises(TypeError, match="has a `Task.support, query.` in every place"):
+            rx.TaskList(wrong)
+    with pytest.raises(TypeError, match="returned a tuple; expected rx.Task"):
+        begin(learner(lambda key: rx.SineWaves()(key).support))
+    x = np.ones((3, 1))
+    for wrong in (x, {"x": x, "y": x}, one, (x,)):
+        with pytest.raises(TypeError, match="only examples .x, y. can be padded"):
+            rx.pad(wrong, 5)
+
+
+def test_classes_that_are_not_positions():
+    images = np.zeros((4, 3, 2, 2, 1), np.uint8)
+    with pytest.raises(ValueError, match="names a class more than once"):
+        rx.FewShot(images, [1, 1], 2, 1)
+    for names in (("a", "b"), [0.0, 1.0]):
+        with pytest.raises(ValueError, match="positions of classes, a vector of integers such as `split"):
+            rx.FewShot(images, names, 2, 1)
+    for counts in ([2.5, 0.5, 9, 0], [-3, 12, 2, 1], [1, 1, 1, 1]):
+        with pytest.raises(ValueError, match="`counts` are how many drawings each class has, 12 in all"):
+            rx.FewShot(images.reshape(12, 2, 2, 1), np.arange(4), 2, 1, counts=np.array(counts))
+
+
+def test_arguments_in_the_wrong_places():
+    with pytest.raises(TypeError, match="`optimiser` is an optax transformation; .* the loss comes first"):
+        rx.reptile.__wrapped__(optax.sgd(0.1), rx.mean_squared_error, steps=1, batch_size=1)
+    with pytest.raises(ValueError, match="at least 1 step and 1 example a batch, whole numbers, not 3.0 and 1"):
+        rx.reptile.__wrapped__(rx.mean_squared_error, optax.sgd(0.1), steps=3.0, batch_size=1)
+    model = mlp(jax.random.key(0))
+    state = rx.start_optimiser(optax.adam(0.1), model)
+    batches = (jnp.ones((1, 2, 1)), jnp.ones((1, 2, 1)))
+    with pytest.raises(ValueError, match="the state is another optimiser's"):
+        rx.adapt(rx.mean_squared_error, optax.sgd(0.1), model, state, batches)
+
+
+def test_a_narrow_network_trains_under_adam():
+    net = rx.nn.ConvNetwork(2, (8, 8, 1), filters=4, blocks=2, key=jax.random.key(0))
+    net = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf, net)
+    x = jax.random.uniform(jax.random.key(1), (1, 4, 8, 8, 1))
+    adam = rx.reference_adam(1e-2)
+    after = rx.adapt(
+        rx.sum_cross_entropy, adam, net, rx.start_optimiser(adam, net), (x, jnp.array([[0, 1, 0, 1]]))
+    ).model
+    assert {leaf.dtype for leaf in jax.tree.leaves(eqx.filter(after, eqx.is_array))} == {jnp.dtype(jnp.bfloat16)}
+    assert not eqx.tree_equal(net, after)
+
+
 def test_labels_beyond_the_head():
     net = rx.nn.OmniglotNetwork(5, key=jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (7, 28, 28, 1))
@@ -105,7 +154,7 @@ def test_labels_beyond_the_head():
 
     def accuracy(key):
         return rx.few_shot_accuracy(
-            rx.sum_cross_entropy, sgd, net, sgd.init(None), tasks(key), key, steps=1, batch_size=2
+            rx.sum_cross_entropy, sgd, net, rx.start_optimiser(sgd, net), tasks(key), key, steps=1, batch_size=2
         )
 
     with pytest.raises(ValueError, match="the network has 5 outputs"):

@@ -14,7 +14,7 @@ import pytest
 
 import reptile_eqx as rx
 from reptile_eqx.paper.experiments import SineRegression
-from reptile_eqx.runs.fit import _check_numbers as check_numbers
+from reptile_eqx.runs.fit import _seeds, _whole
 
 ITERATIONS = 40
 SGD = optax.sgd(0.02)
@@ -149,7 +149,84 @@ def test_other_arrays_are_another_training(tmp_path):
         fit(learner(tasks=tasks(1)), folder=tmp_path)
 
 
-DAMAGES = [lambda b: b[:-50], lambda b: b"", lambda b: b"{}\n", lambda b: b[:-9] + b"x" + b[-8:], lambda b: bytes(99)]
+DAMAGES = [
+    lambda b: b[:-50],
+    lambda b: b"",
+    lambda b: b"{}\n",
+    lambda b: b"3\n",
+    lambda b: b[:-9] + b"x" + b[-8:],
+    lambda b: bytes(99),
+]
+
+
+def test_arrays_inside_compiled_functions_count_too(tmp_path):
+    def tasks(factor):
+        factors = jnp.arange(5.0)[:, None] * factor
+
+        @jax.jit
+        def inner(key):
+            x = jax.random.normal(key, (5, 1))
+            return x, x * factors
+
+        return lambda key: rx.Task(inner(key))
+
+    default = dict(measure=None, folder=tmp_path, iterations=1, points=1)
+    fit(learner(tasks=tasks(1)), **default)
+    with pytest.raises(ValueError, match="What differs: .*tasks"):
+        fit(learner(tasks=tasks(100)), **default)
+    fit(learner(tasks=tasks(1)), **default)
+
+
+def test_a_curve_measured_otherwise_is_not_lost(tmp_path):
+    kept = fit(folder=tmp_path)
+    for other in ({"points": 3}, {"tasks": 4}, {"measure": {"loss": lambda model, inner, key: 0.0}}):
+        with pytest.raises(ValueError, match="What differs: (curve|measure)"):
+            fit(folder=tmp_path, **other)
+    more = fit(folder=tmp_path, final_tasks=7)
+    assert more.curve == kept.curve and more.results[0]["loss"]["after"]["tasks"] == 7
+
+
+def test_measures_may_return_any_numbers_and_are_named_by_texts():
+    result = fit(
+        measure={"all": lambda model, inner, key: {"mean": jnp.bfloat16(1), "ci95": True, "n": (1, 2.5)}},
+        points=2, tasks=2, seeds=np.arange(2),
+    )  # fmt: skip
+    assert {name: result.results[1]["all"][name]["mean"] for name in ("mean", "ci95", "n.0", "n.1")} == {
+        "mean": 1, "ci95": 1, "n.0": 1, "n.1": 2.5
+    }  # fmt: skip
+    assert result.curve[0]["all ci95"] == 1 and result.curve[0]["all ci95 ±"] == 0
+    for wrong in ({"seed": MEASURE["loss"]}, {1: MEASURE["loss"]}):
+        with pytest.raises(ValueError, match="expected a text, and not 'seed' or 'iteration'"):
+            rx.fit.__wrapped__(learner(), 1, measure=wrong)
+    with pytest.raises(TypeError, match="`measure` is functions by name"):
+        rx.fit.__wrapped__(learner(), 1, measure=MEASURE["loss"])
+    with pytest.raises(ValueError, match="the measure 'x' returns nothing"):
+        fit(measure={"x": lambda model, inner, key: {}})
+
+
+class Narrow(eqx.Module):
+    w: jax.Array
+    bound: rx.Frozen
+
+    def __call__(self, x):
+        return jnp.maximum(self.w.astype(jnp.float32) * x, self.bound.part)
+
+
+def test_narrow_parameters_and_infinite_constants_train(tmp_path):
+    one = learner(model=lambda key: Narrow(jnp.ones(1, jnp.bfloat16), rx.Frozen(-jnp.inf * jnp.ones(1))))
+    first = fit(one, folder=tmp_path)
+    assert first.diverged == [""] and first.states[0].model.w.dtype == jnp.bfloat16
+    assert first.states[0].model.w != 1
+    assert_same(fit(one, folder=tmp_path), first)
+
+
+def test_a_damaged_evaluation_is_measured_again(tmp_path):
+    whole = fit(folder=tmp_path)
+    (path,) = tmp_path.glob("*/seen-*.npz")
+    for damaged in (path.read_bytes()[:50], b""):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
+            assert_same(fit(folder=tmp_path), whole)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -209,7 +286,8 @@ def test_what_is_not_finite_at_the_end_is_nan_and_not_an_error():
 def test_numbers_that_make_no_training(wrong, message):
     # The tests' own type checks would come before.
     with pytest.raises(ValueError, match=message):
-        check_numbers(**dict(iterations=2, seeds=(0,), points=1, tasks=1, final_tasks=1) | wrong)
+        _seeds(wrong.pop("seeds", (0,)))
+        _whole(**wrong)
 
 
 def test_a_folder_that_is_a_file(tmp_path):
