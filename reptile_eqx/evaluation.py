@@ -120,11 +120,17 @@ class QueryLoss(eqx.Module):
 
 
 def adaptation(
-    loss: Loss, optimiser: optax.GradientTransformation, model: PyTree, task: Task, steps: int, watch: Callable
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    model: PyTree,
+    task: Task,
+    steps: int,
+    watch: Callable,
+    state: PyTree = None,
 ) -> PyTree[Array]:
     """What `watch(model)` gives before and after each of `steps` full-batch steps on the task's support.
 
-    Returns `watch`'s pytree with a leading axis of `steps + 1`. The optimiser starts fresh.
+    Returns `watch`'s pytree with a leading axis of `steps + 1`. The optimiser starts from `state`, or fresh.
     """
     everything = jax.tree.map(lambda leaf: leaf[None], task.support)
 
@@ -134,7 +140,8 @@ def adaptation(
         model, state, *_ = adapt(loss, optimiser, model, state, everything)
         return eqx.filter((model, state), eqx.is_array), seen
 
-    moving, still = eqx.partition((model, start_optimiser(optimiser, model)), eqx.is_array)
+    state = start_optimiser(optimiser, model) if state is None else state
+    moving, still = eqx.partition((model, state), eqx.is_array)
     return jax.lax.scan(step, moving, None, length=steps + 1)[1]
 
 

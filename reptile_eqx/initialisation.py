@@ -46,7 +46,7 @@ class Classifier(eqx.Module):
                 f"new pictures have the shape (picture, {', '.join(map(str, self.support.shape[1:]))}), as those "
                 f"adapted to; given {x.shape}: one picture is x[None]"
             )
-        return self.model(x) if transductive else classify_alone(self.model, self.support, x)
+        return _together(self.model, x) if transductive else _alone(self.model, self.support, x)
 
 
 class Initialisation(eqx.Module):
@@ -70,9 +70,7 @@ class Initialisation(eqx.Module):
 
     def adapt(self, support: Examples, key: PRNGKeyArray | None = None) -> PyTree:
         """The model after adaptation to a task's examples. `key` draws the mini-batches (`jax.random.key(0)`)."""
-        key = jax.random.key(0) if key is None else key
-        batches = minibatches(self.schedule, key, support, self.batch_size, self.steps)
-        return adapt(self.loss, self.optimiser, self.model, self.inner, batches).model
+        return _adapted(self, support, jax.random.key(0) if key is None else key)
 
     def classifier(
         self, x: ArrayLike, labels: ArrayLike | Sequence[int], key: PRNGKeyArray | None = None
@@ -144,6 +142,17 @@ class Initialisation(eqx.Module):
 
         shares = all_of_them(measure, self.model, self.inner, jax.random.split(key, count))
         return {name: mean_and_interval(share) for name, share in shares._asdict().items()}
+
+
+# Compiled, as each call is the same program as the last one of its shapes.
+@eqx.filter_jit
+def _adapted(start, support, key):
+    batches = minibatches(start.schedule, key, support, start.batch_size, start.steps)
+    return adapt(start.loss, start.optimiser, start.model, start.inner, batches).model
+
+
+_alone = eqx.filter_jit(classify_alone)
+_together = eqx.filter_jit(lambda model, x: model(x))
 
 
 def as_pictures(x: Any) -> Float[Array, "picture ..."]:

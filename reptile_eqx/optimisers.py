@@ -252,5 +252,5 @@ def check_differentiable(optimiser: optax.GradientTransformation, model: PyTree)
 
 
 def _filled(model, value):
-    """A model's parameters, all of one value, also of a model that is being traced."""
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), trainable(model)[0])
+    """A model's parameters, each a single number of one value, also of a model that is being traced."""
+    return jax.tree.map(lambda leaf: jnp.full((1,) * leaf.ndim, value, leaf.dtype), trainable(model)[0])

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import reptile_eqx as rx
+from reptile_eqx.paper import own
 from reptile_eqx.runs import devices
 
 ROOT = Path(__file__).parent.parent
@@ -43,15 +45,19 @@ def test_ci_runs_the_two_commands_of_the_readme():
     assert 'bash -c "$figures' in ci and 'bash -c "$tests"' in ci
 
 
-def test_the_examples_of_the_readme_run_and_are_short():
-    example, pretrained, script = blocks("python")
-    assert len([line for line in example.splitlines() if line.strip()]) < 20
+def test_the_examples_of_the_readme_run_and_are_short(tmp_path, monkeypatch):
+    example, pictures, pretrained, script = blocks("python")
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 20 for block in (example, pictures))
+    monkeypatch.chdir(tmp_path)
     namespace = {}
     exec(example.replace("2000", "20"), namespace)
     assert namespace["state"].iteration == 20
     assert namespace["adapted"].layers[0].weight.shape == (32, 1)
+    own.write_pictures(rx.datasets.draw_glyphs(), tmp_path / "pictures", 30)
+    exec(pictures.replace("2000", "2").replace("jax.random.key(0)", "jax.random.key(0), count=3"), namespace)
+    assert rx.load("mine.eqx").steps == 50
     exec(pretrained, namespace)
-    assert namespace["classifier"](namespace["images"]).argmax(-1).tolist() == [0, 1, 2, 3, 4]
+    assert namespace["classifier"](namespace["images"]).tolist() == [0, 1, 2, 3, 4]
     exec(
         script.replace('Scale("quick")', 'Scale("smoke", 1, dataset="glyphs")').replace('"omniglot"', '"glyphs"'),
         namespace,

@@ -44,6 +44,15 @@ MADE = {
         "ablation-precision",
         "ablation-precision-gain",
     ],
+    "5_your_own_tasks": [
+        "own-pictures-learning",
+        "own-pictures-answers",
+        "own-coordinates-steps",
+        "own-coordinates-pictures",
+        "own-series-steps",
+        "own-series-forecast",
+        "own-head-alone",
+    ],
 }
 
 

@@ -9,6 +9,7 @@
 | `statistics`, `claims`, `tables`, `plots`, `report` | records: their numbers, what they say, how they are shown |
 | `pretrained` | trained initialisations that come with the package |
 | `plan`, `operations`, `bench` | working it off, what it costs, how fast that is here |
+| `own` | pictures to begin with, and figures, for the notebook on tasks of one's own |
 """
 
 import importlib

@@ -86,6 +86,8 @@ def fit(
         raise ValueError("`devices` is empty; expected some of jax.devices(), or None for all")
     if folder is not None and not os.fspath(folder):
         raise ValueError("`folder` is an empty name; expected a folder for the checkpoints, or None to keep none")
+    # Of NumPy's arrays a program can take no element by a number that it draws.
+    learner, measure = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, (learner, measure))
     arrays, still = eqx.partition((learner, measure), eqx.is_array)
     settings = _settings(learner, measure, precision)
     settings |= {"curve": [points, tasks], "final_tasks": final_tasks}
