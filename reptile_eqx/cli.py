@@ -4,6 +4,7 @@ import argparse
 import ast
 import functools
 import importlib
+import math
 import multiprocessing
 import sys
 import time
@@ -189,7 +190,7 @@ def _executed(parser, notebooks, given, out):
 
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     began, failed = time.time(), []
-    for notebook in sorted(notebooks, key=lambda notebook: len(needs(notebook))):
+    for notebook in sorted(notebooks, key=lambda notebook: len(needs(notebook)) or math.inf):
         if needs(notebook):
             _train_apart(needs(notebook), given)
         print(f"\n{notebook.name}", file=sys.stderr)

@@ -13,9 +13,9 @@ from ..datasets import ImageClasses
 from ..evaluation import mean_and_interval
 from .plots import BLUE, GREEN, GREY, ORANGE, VERMILION
 
-COLOURS = {"random": GREY, "joint training": ORANGE, "MAML": GREEN, "Reptile": BLUE}
-STYLES = {"random": ":", "joint training": "--", "MAML": "-.", "Reptile": "-"}
-MARKS = {"random": "x", "joint training": "s", "MAML": "^", "Reptile": "o"}
+COLOURS = {"random": GREY, "joint training": ORANGE, "MAML": GREEN, "Reptile": BLUE, "the head alone": VERMILION}
+STYLES = {"random": ":", "joint training": "--", "MAML": "-.", "Reptile": "-", "the head alone": "--"}
+MARKS = {"random": "x", "joint training": "s", "MAML": "^", "Reptile": "o", "the head alone": "s"}
 
 
 def write_pictures(data: ImageClasses, folder: Path, classes: int, seed: int = 0) -> Path:
@@ -53,7 +53,7 @@ def by_steps(values: Mapping[str, np.ndarray], steps: Sequence[int], title: str,
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for name, some in values.items():
         summary = mean_and_interval(np.asarray(some)[:, list(steps)])
-        look = dict(color=COLOURS.get(name), linestyle=STYLES.get(name, "-"), marker=MARKS.get(name, "d"))
+        look = dict(color=COLOURS.get(name, BLUE), linestyle=STYLES.get(name, "-"), marker=MARKS.get(name, "d"))
         axes.errorbar(range(len(steps)), summary["mean"], summary["ci95"], capsize=2, markersize=4, label=name, **look)
     axes.set_xticks(range(len(steps)), list(map(str, steps)))
     return _finished(figure, title, "gradient steps on the unseen task", ylabel)
@@ -70,7 +70,7 @@ def _finished(figure, title, xlabel, ylabel):
 
 def answers(support: Any, labels: Any, new: Any, said: Any, truth: Any, names: Sequence[str], title: str) -> Figure:
     """A contact sheet of one task: a row for each class, first the pictures that were adapted to, then new ones, each
-    under what the classifier said of it: ✓ where that is right, ✗ and the class it named where not."""
+    under what the classifier said of it: ✓ where that is right, ✗ and the row of the class it named where not."""
     labels, said, truth = map(np.asarray, (labels, said, truth))
     rows, left, right = len(names), int(np.bincount(labels).max()), int(np.bincount(truth).max())
     figure, grid = plt.subplots(
@@ -88,9 +88,9 @@ def answers(support: Any, labels: Any, new: Any, said: Any, truth: Any, names: S
         for column, position in enumerate(np.flatnonzero(truth == row), left):
             _picture(grid[row, column], np.asarray(new)[position])
             good = said[position] == row
-            text = "✓" if good else f"✗ {names[said[position]][:10]}"
+            text = "✓" if good else f"✗ said {said[position] + 1}"
             grid[row, column].set_title(text, fontsize=7, color=BLUE if good else VERMILION, pad=2)
-        grid[row, 0].set_title(name[:16], fontsize=7, loc="left", pad=2)
+        grid[row, 0].set_title(f"{row + 1}: {name}", fontsize=7, loc="left", pad=2)
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -153,7 +153,7 @@ def test_the_outer_step_size_anneals_linearly_to_zero():
 def test_what_would_train_nothing_is_an_error():
     gradient = reptile(mean_squared_error, reference_adam(0.01), steps=2, batch_size=5)
     for model, tasks, message in (
-        (network, 0, "`meta_batch_size` is 0; expected 1 task or more"),
+        (network, 0, "`meta_batch_size` is 0; expected a whole number of tasks"),
         (lambda key: jax.vmap(network(key)), 1, "no floating-point arrays to train. jax.vmap"),
     ):
         with pytest.raises(ValueError, match=message):
