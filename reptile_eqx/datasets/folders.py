@@ -103,13 +103,18 @@ class Split(NamedTuple):
 def split(data: ImageClasses, shares: Sequence[float | int] = (0.64, 0.16, 0.2), seed: int = 0) -> Split:
     """A dataset's classes in random order, in three parts: no class is in two of them.
 
-    `shares` are how much of the whole each part gets, by default Mini-ImageNet's; a part that has a share has a class
-    at least. Raises `ValueError` for shares that are not three, do not add up to 1, or leave nothing to train on.
+    `shares` are three parts of the whole that add up to 1, by default Mini-ImageNet's, or three numbers of classes that
+    add up to all of them. A part above 0 has a class at least. This is not the split of the published initialisations
+    (`load_pretrained(…).unseen`). Raises `ValueError` for other shares, and for those that leave nothing to train on.
     """
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
-        raise ValueError(f"`shares` are three numbers that add up to 1, the first above 0; given {tuple(shares)}")
     count = len(data.classes)
-    wanted = [max(1, round(share * count)) if share else 0 for share in shares[1:]]
+    whole = count if sum(shares) == count else 1
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - whole) > 1e-6 or not shares[0]:
+        raise ValueError(
+            f"`shares` are three numbers that add up to 1, or to the {count} classes, the first above 0; given "
+            f"{tuple(shares)}"
+        )
+    wanted = [max(1, round(share * count / whole)) if share else 0 for share in shares[1:]]
     if sum(wanted) >= count:
         raise ValueError(f"{count} classes cannot be split as {tuple(shares)}: none would be left to train on")
     order, left = np.random.default_rng(seed).permutation(count), count - sum(wanted)

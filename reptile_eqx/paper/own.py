@@ -53,7 +53,9 @@ def by_steps(values: Mapping[str, np.ndarray], steps: Sequence[int], title: str,
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for name, some in values.items():
         summary = mean_and_interval(np.asarray(some)[:, list(steps)])
-        look = dict(color=COLOURS.get(name, BLUE), linestyle=STYLES.get(name, "-"), marker=MARKS.get(name, "d"))
+        look: dict[str, Any] = dict(
+            color=COLOURS.get(name, BLUE), linestyle=STYLES.get(name, "-"), marker=MARKS.get(name, "d")
+        )
         axes.errorbar(range(len(steps)), summary["mean"], summary["ci95"], capsize=2, markersize=4, label=name, **look)
     axes.set_xticks(range(len(steps)), list(map(str, steps)))
     return _finished(figure, title, "gradient steps on the unseen task", ylabel)

@@ -4,6 +4,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..datasets import ImageClasses
+from ..few_shot import FewShot
 from ..initialisation import Initialisation
 from ..saving import load
 from .experiments import FewShotClassification
@@ -18,6 +20,10 @@ class Pretrained(Initialisation):
     def config(self) -> FewShotClassification:
         """The configuration it was trained by."""
         return FewShotClassification(**self.about["config"])
+
+    def unseen(self, data: ImageClasses, *, shots: int, queries: int = 1) -> FewShot:
+        """Tasks of the classes that it was not trained on, of the dataset it was trained on (`datasets.load`)."""
+        return self.config.tasks(data, {"seed": self.config.seed}, training=False, shots=shots, queries=queries)
 
     @property
     def record(self) -> str:

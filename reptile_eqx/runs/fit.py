@@ -70,7 +70,8 @@ def fit(
       which then needs the learner's inner optimiser. By default the mean loss of the inner loop on its own tasks.
     - `points`: at how many evenly spaced iterations they are measured, on `tasks` keys; at the end on `final_tasks`.
     - `folder`: where checkpoints go. The same call goes on from them, wherever it was cut off, and ends with the same
-      bits; more `iterations` go on from the end. `None` keeps none.
+      bits. More `iterations` go on from the end, where the outer optimiser still moves: `annealed_sgd` does not, and
+      with another length it is another training, which needs another folder. `None` keeps none.
     - `devices`: all of JAX's by default (`use_devices`).
     - `precision`: of matrix products, as `jax.default_matmul_precision` takes it.
 

@@ -213,6 +213,7 @@ def test_a_split_is_of_all_classes_each_once_and_seeded(count, seed):
     parts = split(data, seed=seed)
     assert sorted(np.concatenate(parts)) == list(range(count)) and min(map(len, parts)) >= 1
     assert all(map(np.array_equal, parts, split(data, seed=seed)))
+    assert list(map(len, split(data, (count - 2, 0, 2), seed=seed))) == [count - 2, 0, 2]
     for wrong in ((0.5, 0.5), (0, 0.5, 0.5), (1.2, -0.2, 0)):
         with pytest.raises(ValueError, match="three numbers that add up to 1"):
             split(data, wrong)

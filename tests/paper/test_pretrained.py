@@ -48,6 +48,21 @@ def test_a_published_file_can_be_adapted_whatever_jax_is_set_to():
     assert {str(leaf.dtype) for leaf in arrays(adapted.model)} == {"float32"}
 
 
+def test_tasks_of_classes_that_training_did_not_see():
+    start = rx.load_pretrained("omniglot-5way")
+    data = rx.datasets.ImageClasses(
+        np.zeros((1623, 20, 28, 28, 1), np.uint8),
+        tuple(map(str, range(1623))),
+        "omniglot",
+        "",
+        rx.datasets.FACTS["omniglot"],
+    )
+    trained = start.config.tasks(data, numbers_of(start.config), training=True, shots=1, queries=0)
+    unseen = start.unseen(data, shots=5)
+    assert set(map(int, trained.classes)) | set(map(int, unseen.classes)) == set(range(1623))
+    assert not set(map(int, trained.classes)) & set(map(int, unseen.classes)) and unseen.shots == 5
+
+
 def test_an_unknown_name_is_an_error_that_lists_those_there_are():
     with pytest.raises(ValueError, match="no published initialisation '../x'; there are .*omniglot-5way"):
         rx.load_pretrained("../x")
