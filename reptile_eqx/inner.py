@@ -90,8 +90,8 @@ def adapt(
         updates, state = optimiser.update(gradient, state, parameters)
         if weight is not None:
             # optax adds its updates, so u_i is their negative.
-            some = gradient if gradients else jax.tree.map(jnp.negative, updates)
-            total = jax.tree.map(lambda t, u: t + weight.astype(u.dtype) * u, total, some)
+            sign, some = (-1, gradient) if gradients else (1, updates)
+            total = jax.tree.map(lambda t, u: t - sign * weight.astype(u.dtype) * u, total, some)
         return (optax.apply_updates(parameters, updates), state, total), value
 
     total = None if weights is None else jax.tree.map(jnp.zeros_like, parameters)
