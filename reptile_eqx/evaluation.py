@@ -62,12 +62,13 @@ def few_shot_accuracy(
     batches = minibatches(schedule, key, task.support, batch_size, steps)
     model = adapt(loss, optimiser, model, state, batches).model
     alone, together = classify_alone(model, task.support[0], x), model(x)
-    check_labels(labels, together.shape[-1])
+    every, ways = jnp.concatenate([task.support[1], labels]), together.shape[-1]
+    check_labels(every, ways)
+    known = ((every >= 0) & (every < ways)).all()
 
     def share(logits):
         right = (logits.argmax(-1) == labels).mean(dtype=jnp.result_type(float))
-        beyond = (jnp.minimum(labels.min(), task.support[1].min()) < 0) | (labels.max() >= logits.shape[-1])
-        return jnp.where(beyond, jnp.nan, right)
+        return jnp.where(known, right, jnp.nan)
 
     return Accuracy(share(alone), share(together))
 
@@ -77,12 +78,8 @@ def classify_alone(model: PyTree, support: Array, x: Array) -> Float[Array, "exa
     return jax.vmap(lambda one: model(jnp.concatenate([support, one[None]]))[-1])(x)
 
 
-class QueryAccuracy(eqx.Module):
-    """`few_shot_accuracy` on tasks drawn from a distribution, as `fit` measures: `measure(model, inner, key)`.
-
-    - `tasks`: makes a task with a query from a key, such as `FewShot(…, queries=1)`.
-    - `loss`, `optimiser`, `steps`, `batch_size`, `schedule`: of the adaptation.
-    """
+class _Measure(eqx.Module):
+    """How to adapt to tasks drawn from a distribution, of which something is then measured."""
 
     tasks: Callable[[PRNGKeyArray], Task]
     loss: Loss = eqx.field(static=True)
@@ -90,6 +87,14 @@ class QueryAccuracy(eqx.Module):
     steps: int = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     schedule: Callable = eqx.field(static=True, default=cycle)
+
+
+class QueryAccuracy(_Measure):
+    """`few_shot_accuracy` on tasks drawn from a distribution, as `fit` measures: `measure(model, inner, key)`.
+
+    - `tasks`: makes a task with a query from a key, such as `FewShot(…, queries=1)`.
+    - `loss`, `optimiser`, `steps`, `batch_size`, `schedule`: of the adaptation.
+    """
 
     def __call__(self, model: PyTree, inner: PyTree, key: PRNGKeyArray) -> Accuracy:
         """Accuracy on one task."""
@@ -98,15 +103,8 @@ class QueryAccuracy(eqx.Module):
         return few_shot_accuracy(self.loss, self.optimiser, model, inner, self.tasks(task_key), batch_key, **settings)
 
 
-class QueryLoss(eqx.Module):
+class QueryLoss(_Measure):
     """The loss on a task's query before and after adaptation; fields are `QueryAccuracy`'s."""
-
-    tasks: Callable[[PRNGKeyArray], Task]
-    loss: Loss = eqx.field(static=True)
-    optimiser: optax.GradientTransformation = eqx.field(static=True)
-    steps: int = eqx.field(static=True)
-    batch_size: int = eqx.field(static=True)
-    schedule: Callable = eqx.field(static=True, default=cycle)
 
     def __call__(self, model: PyTree, inner: PyTree, key: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
         """`before` and `after` of one task."""

@@ -15,13 +15,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from .evaluation import QueryAccuracy, classify_alone, mean_and_interval
 from .inner import Loss, adapt, start_optimiser
-from .losses import check_labels, mean_cross_entropy, mean_squared_error, sum_cross_entropy
+from .losses import check_labels
 from .nn import over_and_over
 from .tasks import Examples, Task, cycle, minibatches
-
-_FORMAT = "reptile-eqx initialisation, 1"
-_LOSSES = {loss.__name__: loss for loss in (sum_cross_entropy, mean_cross_entropy, mean_squared_error)}
-_ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("relu", "softplus", "gelu", "silu", "elu", "tanh", "sigmoid")}
 
 
 class Classifier(eqx.Module):
@@ -53,7 +49,8 @@ class Initialisation(eqx.Module):
     """A trained initialisation φ and what adaptation from it needs.
 
     - `model`: the trained model.
-    - `inner`: the inner optimiser's state that adaptation starts from: that at the end of training, where it rolls.
+    - `inner`: the inner optimiser's state that adaptation starts from. Where it rolls, it is the one that training
+      left.
     - `loss`, `optimiser`: the inner loop's.
     - `steps`, `batch_size`, `schedule`: of the adaptation.
     - `about`: what else is to be kept with it, as JSON has it.
@@ -131,10 +128,9 @@ class Initialisation(eqx.Module):
 
         Raises `ValueError` for tasks of more classes than the model has outputs (`for_ways`).
         """
+        x, labels = tasks(key).support
+        check_labels(labels, eqx.filter_eval_shape(self.model, x).shape[-1])
         measure = QueryAccuracy(tasks, self.loss, self.optimiser, self.steps, self.batch_size, self.schedule)
-
-        outputs = eqx.filter_eval_shape(self.model, tasks(key).support[0]).shape[-1]
-        check_labels(tasks(key).support[1], outputs)
 
         @eqx.filter_jit
         def all_of_them(measure, model, inner, keys):

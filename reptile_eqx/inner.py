@@ -17,9 +17,8 @@ Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 class Frozen(eqx.Module):
     """A part of a model that nothing trains, neither the inner loop nor the outer: pretrained layers, say.
 
-    It is called as the part is, so of a tuple of layers each is frozen by itself. Its arrays are no parameters, so no
-    gradient, no update and no optimiser's state of theirs is ever made. To freeze a part in the inner loop alone, see
-    `optimisers.only`.
+    Its arrays are no parameters: they have no gradients, no updates and no optimiser's state. It is called as the part
+    is called, so freeze the layers of a tuple one by one. `optimisers.only` freezes a part in the inner loop alone.
     """
 
     part: PyTree

@@ -43,8 +43,8 @@ def gradient_combination(
 ) -> MetaGradient:
     """Any weighted sum Σ w_i u_i of the inner loop's k updates (Section 6.2).
 
-    A parameter that the inner optimiser holds still has updates of zero, so it is held still in the outer loop too: the
-    meta-gradient *is* the inner updates. With `gradients` it learns from the outer loop alone, as in ANIL.
+    The meta-gradient *is* the inner updates. So a parameter that the inner optimiser holds still, whose updates are
+    zero, does not move in the outer loop either. With `gradients` it does, as in ANIL.
 
     **Arguments:**
 
@@ -107,9 +107,8 @@ def fomaml(
 ) -> MetaGradient:
     """First-order MAML: the last of the inner loop's k = `steps` updates, all weights 0 but the last 1 (eq. 38).
 
-    The authors take the last step's *update*. Finn et al. take its *gradient* (`gradients=True`), which an outer Adam
-    scales as it likes, and which also moves what the inner optimiser holds still. The other arguments are
-    `gradient_combination`'s.
+    The authors take the last step's *update*. Finn et al. take its *gradient*: `gradients=True`. The gradient also
+    moves what the inner optimiser holds still. The other arguments are `gradient_combination`'s.
     """
     _check(optimiser, steps, batch_size)
     weights = (0.0,) * (steps - 1) + (1.0,)
@@ -154,8 +153,8 @@ def maml(
 ) -> MetaGradient:
     """MAML: ∂L_k(φ_k)/∂φ, differentiated through the inner loop's first k - 1 steps (eqs. 3-4, 17-21).
 
-    `steps` is k, the batches a task is cut into, the last of which only judges, so that `fomaml` with the same `steps`
-    uses the same batches: MAML as usually counted takes `steps - 1` inner steps. Activations of one inner step at a
+    `steps` is k, the number of batches that a task is cut into, as in `fomaml`. The last of them only judges, so there
+    are `steps - 1` inner steps. Activations of one inner step at a
     time are kept and the others recomputed, so memory does not grow with k but for the parameters. The other
     arguments are `gradient_combination`'s.
 

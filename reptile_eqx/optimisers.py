@@ -67,12 +67,12 @@ def reference_adam(
 
 
 class Recorded(optax.GradientTransformation):
-    """An optax transformation that knows how it was made, so that a file can say so (`initialisation.save`)."""
+    """An optax transformation that knows how it was made, so that a file can say so (`saving.save`)."""
 
     call: tuple[str, dict[str, Any]] | None = None
 
     def made_by(self, name: str, **arguments: Any) -> "Recorded":
-        """The same, made by a function of this name; without a word where an argument is not a number."""
+        """The same, with its maker's name and arguments. Where one of these is no plain number, `call` stays `None`."""
         if all(isinstance(value, bool | int | float) for value in arguments.values()):
             self.call = name, arguments
         return self
@@ -88,12 +88,6 @@ def recorded(name: str, **arguments: Any) -> Recorded:
         raise ValueError(f"{name}({arguments}): expected one of {', '.join(_KEPT)}, with numbers by their names")
     made = make(**arguments)
     return Recorded(made.init, made.update).made_by(name, **arguments)
-
-
-def of_record(call: Any) -> Recorded:
-    """The optimiser of `Recorded.call`, read from JSON; raises `ValueError` where it is no such thing."""
-    name, arguments = call
-    return recorded(name, **arguments)
 
 
 _KEPT = ("reference_adam", "sgd", "adam", "adamw", "nadam", "rmsprop", "adagrad", "lion", "amsgrad")
@@ -164,7 +158,7 @@ class OwnSteps(eqx.Module):
     """A model with inner step sizes of its own, which MAML learns with it through `own_sgd` (Meta-SGD: Li et al. 2017).
 
     It is called as the model is. `steps` has the structure of the model's parameters: a step size for each parameter
-    or, `per="array"`, one for each array of them. Only MAML has a gradient for them: in the others they stay.
+    or, `per="array"`, one for each array of them. Only MAML learns them. In other algorithms they stay as they are.
     """
 
     model: PyTree
@@ -200,7 +194,7 @@ def own_sgd() -> optax.GradientTransformation:
 def check_schedule(optimiser: optax.GradientTransformation, model: PyTree, steps: int) -> None:
     """Raise `ValueError` where a schedule of the optimiser's varies over a task's `steps` and never again.
 
-    Such a schedule is meant for each task, and a state that rolls from task to task would follow it in the first only.
+    Such a schedule is meant for each task. A state that rolls from task to task would follow it in the first task only.
     """
 
     def is_schedule(node):

@@ -20,7 +20,7 @@ from .initialisation import Initialisation
 from .inner import Loss, start_optimiser
 from .losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
 from .nn import ConvBlock, ConvNetwork
-from .optimisers import of_record
+from .optimisers import recorded
 from .tasks import SCHEDULES
 
 _FORMAT = "reptile-eqx initialisation, 1"
@@ -29,7 +29,7 @@ _ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("relu", "softplus", "ge
 
 
 def save(path: str | os.PathLike, initialisation: Initialisation) -> None:
-    """Write an initialisation to a file, beside its place and then into it.
+    """Write an initialisation to a file. An older file of that name stays until the new one is whole.
 
     The file says all that `load` needs for a `nn.ConvNetwork`, a loss of this package, and `reference_adam` or an
     optimiser made by `recorded`. Python code is not kept: what else there is must be given to `load` again.
@@ -82,7 +82,8 @@ def load(
             model = eqx.filter_eval_shape(_network, **header["network"])
         loss = loss or _LOSSES.get(header["loss"])
         if optimiser is None and header["optimiser"]:
-            optimiser = of_record(header["optimiser"])
+            name, arguments = header["optimiser"]
+            optimiser = recorded(name, **arguments)
         schedule = schedule or SCHEDULES.get(header["schedule"])
         steps, batch_size, about = int(header["steps"]), int(header["batch_size"]), dict(header["about"])
         arrays = [(str(place), jnp.dtype(dtype), tuple(shape)) for place, dtype, shape in header["arrays"]]

@@ -118,15 +118,15 @@ def count_examples(examples: Examples) -> int:
 
 
 class TaskList(eqx.Module):
-    """A task distribution that draws one of the given tasks, all as likely: `TaskList([task, task, …])`.
+    """A task distribution that draws one of the given tasks, each with the same chance: `TaskList([task, task, …])`.
 
-    Their arrays are stacked, and a task is drawn by its position, as a compiled program cannot look into a Python list.
+    A compiled program cannot look into a Python list, so the tasks' arrays are stacked.
     """
 
     tasks: Task
 
     def __init__(self, tasks: Any):
-        """Raises `ValueError` for no tasks, and for tasks of other shapes or structures than the first."""
+        """Raises `ValueError` for no tasks and for tasks of several shapes, `TypeError` for what is no `Task`."""
         if isinstance(tasks, Task) or not all(isinstance(task, Task) for task in tasks):
             raise TypeError("a list of tasks has a `Task(support, query)` in every place; given something else")
         if not tasks:
@@ -155,7 +155,8 @@ def _shapes(tree):
 
 def pad(examples: Any, length: int) -> Examples:
     """Examples `(x, y)` as `(x, y, mask)` with `length` of each: zeros after the real ones, and a mask that is true for
-    the real ones. The losses of this package take such batches, and count the real examples only.
+    the real ones. The losses of this package take such batches, and count the real examples only. `few_shot_accuracy`
+    does not take them.
 
     Raises `ValueError` for more examples than `length`, and for none; `TypeError` for other examples than a pair.
     """
@@ -176,10 +177,11 @@ def pad(examples: Any, length: int) -> Examples:
 
 
 def check_tasks(tasks: Any) -> None:
-    """Warn of a task distribution whose tasks do not come of its key; raise `TypeError` for one that is no such
-    function.
+    """Warn where tasks do not take all of their random numbers from their key; raise `TypeError` for what is no
+    function from a key to a task.
 
-    It is traced twice, as compiling would: what NumPy or Python draw inside is then the same for ever.
+    Compiling would trace the function once. Here it is traced twice: a difference shows that NumPy or Python draw
+    inside.
     """
     if not callable(tasks):
         raise TypeError(

@@ -63,10 +63,10 @@ class State(NamedTuple):
 def start(learner: Learner, key: PRNGKeyArray) -> State:
     """The state before the first outer iteration; all that follows depends on `key` alone.
 
-    The state's key is kept as its numbers, like those of `jax.random.PRNGKey`: files take it.
+    The state keeps its key as plain numbers, as `jax.random.PRNGKey` does, which can be written to a file.
 
-    Raises `ValueError` for a meta-batch without tasks, and for a model that has nothing to train; `TypeError` for tasks
-    that are no function which can be compiled. Warns of tasks whose random numbers do not come from their key.
+    Raises `ValueError` for a meta-batch without tasks, and for a model that has nothing to train; `TypeError` where
+    `tasks` cannot be compiled. Warns of tasks whose random numbers do not come from their key.
     """
     check_tasks(learner.tasks)
     if not isinstance(learner.meta_batch_size, int | np.integer) or learner.meta_batch_size < 1:
@@ -147,7 +147,7 @@ def _one_task(learner, model, inner, key):
 def advance(
     learner: Learner, state: State, iterations: int | Int[Array, ""], task_axis: str | None = None
 ) -> tuple[State, Float[Array, ""]]:
-    """`train` without a word where nothing moves; `task_axis` is `outer_iteration`'s."""
+    """What `train` does, for a caller who checks whether anything moved; `task_axis` is `outer_iteration`'s."""
     moving, still = eqx.partition(state, eqx.is_array)
 
     def body(_, carry):

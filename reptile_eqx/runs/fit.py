@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -66,23 +67,24 @@ def fit(
       device once; arrays that its functions close over become part of the program.
     - `iterations`: how many outer iterations, in all.
     - `seeds`: each makes a training of its own, whose model, tasks and batches come of it.
-    - `measure`: by name, functions of the model, the inner optimiser's state and a key, such as `QueryAccuracy(…)`,
-      which then needs the learner's inner optimiser. By default the mean loss of the inner loop on its own tasks.
+    - `measure`: what to measure, functions by name. Each gets the model, the inner optimiser's state and a key;
+      `QueryAccuracy(…)` is one, which must adapt with the learner's own inner optimiser. By default the mean loss of
+      the inner loop on the learner's tasks is measured, with `{}` nothing.
     - `points`: at how many evenly spaced iterations they are measured, on `tasks` keys; at the end on `final_tasks`.
-    - `folder`: where checkpoints go. The same call goes on from them, wherever it was cut off, and ends with the same
-      bits. More `iterations` go on from the end, where the outer optimiser still moves: `annealed_sgd` does not, and
-      with another length it is another training, which needs another folder. `None` keeps none.
+    - `folder`: where checkpoints go; `None` keeps none. The same call goes on from them, wherever it was cut off, and
+      ends with the same bits. A call with more `iterations` goes on from the end. With `annealed_sgd` that is of no
+      use: its step is 0 there, and one of another length makes another training, which needs another folder.
     - `devices`: all of JAX's by default (`use_devices`).
     - `precision`: of matrix products, as `jax.default_matmul_precision` takes it.
 
     Raises `ValueError` for numbers that make no training, and for a folder whose checkpoint belongs to another
     training, with what differs. Warns of a seed whose loss or parameters stop being finite, which ends it while the
-    others go on, and of a training that moves nothing.
+    others go on, of a training that moves nothing, and of what was measured and is not finite.
     """
     iterations, points, tasks, final_tasks = _whole(
         iterations=iterations, points=points, tasks=tasks, final_tasks=final_tasks
     )
-    seeds, measure = _seeds(seeds), _named({"inner loss": _InnerLoss(learner)} if measure is None else measure)
+    seeds, measure = _seeds(seeds), None if measure is None else _named(measure)
     if devices is not None and not len(devices):
         raise ValueError("`devices` is empty; expected some of jax.devices(), or None for all")
     if folder is not None and not os.fspath(folder):
@@ -106,6 +108,10 @@ def fit(
         devices = jax.devices() if devices is None else devices
         data = replicated(arrays, mesh_for(devices, len(devices)))
         outcome = train_and_measure(trainings, data, devices)
+    for seed, result in zip(seeds, outcome["results"], strict=True):
+        for name, parts in result.items():
+            if not np.isfinite([some["mean"] for some in ([parts] if _is_summary(parts) else parts.values())]).all():
+                warnings.warn(f"seed {seed}: {name!r}, measured at the end, is not finite", stacklevel=2)
     _, rest = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
     return Fit(
         [eqx.combine(jax.tree.map(jnp.asarray, training.state), rest) for training in trainings],
@@ -139,8 +145,6 @@ class _Plan:
         return eqx.combine(data, self.still)[0]
 
     def measurements(self, data: PyTree, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
-        _, measures = eqx.combine(data, self.still)
-
         def measurement(name, measure):
             def seen(state, key):
                 values = jax.tree.map(jnp.asarray, measure(state.model, state.inner, key))
@@ -150,7 +154,11 @@ class _Plan:
 
             return Measurement(name, self.final_tasks if final else self.tasks, seen, _summarised)
 
-        return tuple(measurement(name, measure) for name, measure in measures.items())
+        return tuple(measurement(name, measure) for name, measure in _measures(*eqx.combine(data, self.still)).items())
+
+
+def _measures(learner, measure):
+    return {"inner loss": _InnerLoss(learner)} if measure is None else measure
 
 
 class _InnerLoss(eqx.Module):
@@ -230,7 +238,9 @@ def _settings(learner, measure, precision):
         "merge": learner.merge and _digest(merged, learner, state.inner),
         "precision": precision,
         "arrays": _hash(jax.tree.leaves(eqx.filter(learner, eqx.is_array))),
-        "measure": {name: _digest(some, state.model, state.inner, key) for name, some in measure.items()},
+        "measure": {
+            name: _digest(some, state.model, state.inner, key) for name, some in _measures(learner, measure).items()
+        },
     }
 
 

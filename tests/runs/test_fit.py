@@ -177,6 +177,25 @@ def test_arrays_inside_compiled_functions_count_too(tmp_path):
     fit(learner(tasks=tasks(1)), **default)
 
 
+def test_other_pictures_to_measure_on_are_another_measure(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8, 1)).astype(np.uint8)
+    adam = rx.reference_adam(1e-3)
+    one = rx.Learner(
+        lambda key: rx.nn.ConvNetwork(2, (8, 8, 1), filters=2, blocks=1, key=key),
+        rx.FewShot(images, np.arange(4), 2, 2), rx.reptile(rx.sum_cross_entropy, adam, steps=1, batch_size=2),
+        optax.sgd(1.0),
+    )  # fmt: skip
+
+    def measured(classes):
+        unseen = rx.FewShot(images, classes, 2, 1, queries=1)
+        measure = {"accuracy": rx.QueryAccuracy(unseen, rx.sum_cross_entropy, adam, 1, 2)}
+        return rx.fit(one, 1, measure=measure, points=1, tasks=2, final_tasks=2, folder=tmp_path)
+
+    measured([4, 5])
+    with pytest.raises(ValueError, match="What differs: measure"):
+        measured([3, 5])
+
+
 def test_a_curve_measured_otherwise_is_not_lost(tmp_path):
     kept = fit(folder=tmp_path)
     for other in ({"points": 3}, {"tasks": 4}, {"measure": {"loss": lambda model, inner, key: 0.0}}):
@@ -265,8 +284,9 @@ def test_a_training_that_moves_nothing_says_so():
         jax.effects_barrier()
 
 
-def test_what_is_not_finite_at_the_end_is_nan_and_not_an_error():
-    result = fit(measure={"nothing": lambda model, inner, key: jnp.nan})
+def test_a_measure_that_is_not_finite_is_told():
+    with pytest.warns(UserWarning, match="seed 0: 'nothing', measured at the end, is not finite"):
+        result = fit(measure={"nothing": lambda model, inner, key: jnp.nan})
     assert np.isnan(result.results[0]["nothing"]["mean"])
 
 
