@@ -19,9 +19,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import PyTree
 
-from ..files import data_directory
+from ..files import data_directory, now
 from .configuration import Configuration, Measurement, run_name
-from .processes import as_json, first_process, now, read, write
+from .processes import as_json, first_process, read, write
 
 
 def state_path(config: Configuration) -> Path:

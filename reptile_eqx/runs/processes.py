@@ -4,7 +4,6 @@ Each runs the same Python and comes to the same decisions: what only one of them
 one tells the others, and it alone writes and prints.
 """
 
-import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,3 @@ def _from_first(content: bytes) -> bytes:
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     own = np.frombuffer(content, np.uint8) if first_process() else np.zeros(length, np.uint8)
     return multihost_utils.broadcast_one_to_all(own).tobytes()
-
-
-def now() -> str:
-    """Date and time in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

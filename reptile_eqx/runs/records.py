@@ -16,7 +16,7 @@ import jax
 
 from .. import files
 from .configuration import Configuration, run_name
-from .processes import as_json, now
+from .processes import as_json
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:
         "processor": _processor(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
         "commit": commit(),
-        "date": now(),
+        "date": files.now(),
     }
 
 

@@ -18,12 +18,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..files import data_directory, figures_directory
+from ..files import data_directory, figures_directory, now
 from ..training import State, start
 from .checkpoint import Training, locked, skeleton, state_path
 from .configuration import Configuration, numbers_of, run_name, same_program
 from .devices import mesh_for, replicated
-from .processes import agree, as_json, now, write
+from .processes import agree, as_json, write
 from .programs import train_and_measure
 from .records import Record, environment, find_record, plain
 
