@@ -12,7 +12,8 @@ def whole(name: str, value: Any, least: int = 1, most: int = MOST_ITERATIONS) ->
     """`value` as an `int`; 20.0 is 20. Raises `ValueError`, naming it, for what is not whole or out of range."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value != int(value) or not least <= value <= most:
-        raise ValueError(f"`{name}` is {value!r}; expected a whole number, {_range(least, most)}")
+        limit = "" if not is_number or value <= most else f", and at most {most:,}"
+        raise ValueError(f"`{name}` is {value!r}; expected a whole number, {least} or more{limit}")
     return int(value)
 
 
@@ -22,9 +23,3 @@ def number(name: str, value: Any, least: float = 0.0, below: float = math.inf) -
         limit = f" and less than {below:g}" if below < math.inf else ""
         raise ValueError(f"`{name}` is {value!r}; expected a finite number, {least:g} or more{limit}")
     return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _range(least, most):
-    if most == MOST_SEED:
-        return f"from {least} to 2³² - 1, as JAX takes seeds"
-    return f"{least} or more" + (" and less than 2³¹" if most == MOST_ITERATIONS else f", and at most {most}")

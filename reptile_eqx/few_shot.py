@@ -1,6 +1,5 @@
 """N-way K-shot classification: tasks made of images by class."""
 
-import operator
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
+from .checks import whole
 from .tasks import Task, draw
 
 ImagesByClass = UInt8[Array | np.ndarray, "class drawing height width channel"]
@@ -64,7 +64,11 @@ class FewShot(eqx.Module):
                 f"{positions.dtype} of shape {positions.shape}"
             )
         self.images, self.classes = jnp.asarray(images), jnp.asarray(positions, jnp.int32)
-        self.ways, self.shots, self.queries = map(operator.index, (ways, shots, queries))
+        self.ways, self.shots, self.queries = (
+            whole("ways", ways),
+            whole("shots", shots, 0),
+            whole("queries", queries, 0),
+        )
         self.rotations = bool(rotations)
         self.counts = None if counts is None else jnp.asarray(counts, jnp.int32)
         form = "(class, drawing, height, width, channel)" if counts is None else "(drawing, height, width, channel)"

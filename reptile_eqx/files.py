@@ -31,8 +31,7 @@ def home() -> Path | None:
 
 
 def expanded(path: str | os.PathLike, named_by: str) -> Path:
-    """A path whose `~` is somebody's home; raises `ValueError`, saying what `named_by` the path, where it is nobody's.
-    """
+    """A path whose `~` is a home; raises `ValueError`, saying what `named_by` the path, where it is nobody's."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -60,7 +59,7 @@ class Unwritable(OSError):
         super().__init__(error.errno, message)
 
     def __str__(self) -> str:
-        return self.strerror
+        return str(self.strerror)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -84,11 +83,11 @@ def _reason(path: Path, error: OSError) -> str:
             "again: what was kept so far is whole, and training goes on from it"
         )
     for place in (*reversed(path.parents), path):
-        if place.is_symlink() and not place.exists():
+        if os.path.islink(place) and not os.path.exists(place):
             return f"{place} is a link that leads nowhere: mend or remove it"
-        if place != path and place.exists() and not place.is_dir():
+        if place != path and os.path.exists(place) and not os.path.isdir(place):
             return f"{place} is a file where a folder should be: move it, or name another place"
-    if path.is_dir():
+    if os.path.isdir(path):
         return "a folder of that name is in its place: move it, or name another place"
     return f"{error.strerror}. Give yourself the right to write there, or name another place ($REPTILE_HOME)"
 

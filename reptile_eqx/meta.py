@@ -24,6 +24,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .checks import whole
 from .inner import Loss, adapt, loss_of, start_optimiser, trainable
 from .optimisers import check_differentiable, check_schedule
 from .tasks import Examples, Task, count_examples, cycle, minibatches
@@ -64,7 +65,7 @@ def gradient_combination(
     rolling schedule that ends with the first task; and when a task comes without the query that a separate tail needs.
     """
     steps = len(weights)
-    _check(optimiser, steps, batch_size)
+    steps, batch_size = _checked(optimiser, steps, batch_size)
 
     def estimate(model, state, task, key):
         groups = _batches(task, schedule, key, batch_size, steps, separate_tail)
@@ -87,7 +88,7 @@ def reptile(
 
     The other arguments are `gradient_combination`'s.
     """
-    _check(optimiser, steps, batch_size)
+    steps, batch_size = _checked(optimiser, steps, batch_size)
     weights = (1.0,) * steps
     return gradient_combination(
         loss, optimiser, weights, batch_size=batch_size, schedule=schedule, inner_state=inner_state
@@ -110,7 +111,7 @@ def fomaml(
     The authors take the last step's *update*. Finn et al. take its *gradient*: `gradients=True`. The gradient also
     moves what the inner optimiser holds still. The other arguments are `gradient_combination`'s.
     """
-    _check(optimiser, steps, batch_size)
+    steps, batch_size = _checked(optimiser, steps, batch_size)
     weights = (0.0,) * (steps - 1) + (1.0,)
     return gradient_combination(
         loss,
@@ -162,7 +163,7 @@ def maml(
     NaN where a parameter's gradient is 0, as √v has no derivative there: take `reference_adam`, or
     `optax.adam(…, eps_root=1e-8)`. Such an optimiser is warned of when a training starts.
     """
-    _check(optimiser, steps, batch_size)
+    steps, batch_size = _checked(optimiser, steps, batch_size)
 
     def estimate(model, state, task, key):
         *before, last = _batches(task, schedule, key, batch_size, steps, separate_tail)
@@ -184,15 +185,11 @@ def maml(
     return _meta_gradient(optimiser, max(1, steps - 1), inner_state, estimate, check_differentiable)
 
 
-def _check(optimiser, steps, batch_size):
+def _checked(optimiser, steps, batch_size):
+    """The two numbers, as integers."""
     if not hasattr(optimiser, "update"):
         raise TypeError(f"`optimiser` is an optax transformation; given {optimiser!r}: the loss comes first")
-    for value in (steps, batch_size):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(
-                f"the inner loop needs at least 1 step and 1 example a batch, whole numbers, not {steps} and "
-                f"{batch_size}"
-            )
+    return whole("steps", steps), whole("batch_size", batch_size)
 
 
 def _meta_gradient(optimiser, steps, inner_state, estimate, check=lambda optimiser, model: None):

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from .checks import whole
 from .inner import trainable
 
 Number = float | Float[Array | np.ndarray, ""]
@@ -23,7 +24,26 @@ def annealed_sgd(step_size: Number, iterations: int) -> optax.GradientTransforma
 
     With `reptile`'s φ - φ̃ as g this is φ ← φ + ε_t(φ̃ - φ). After T = `iterations` nothing moves any more.
     """
-    return optax.sgd(lambda t: step_size * jnp.maximum(0, 1 - t / iterations))
+    iterations = whole("iterations", iterations)
+
+    def init(params):
+        del params
+        return AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(iterations, float))
+
+    def update(updates, state, params=None):
+        del params
+        rate = -1 * (step_size * jnp.maximum(0, 1 - state.count / state.iterations))
+        moved = jax.tree.map(lambda g: jnp.asarray(rate, g.dtype) * g, updates)
+        return moved, AnnealedState(state.count + 1, state.iterations)
+
+    return optax.GradientTransformation(init, update)
+
+
+class AnnealedState(NamedTuple):
+    """Iterations so far, and in all: in the state, so that one compiled program serves every length of training."""
+
+    count: Int[Array, ""]
+    iterations: Float[Array, ""]
 
 
 class RollingAdamState(NamedTuple):

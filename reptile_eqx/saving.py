@@ -1,6 +1,6 @@
-"""Initialisations in files: a line of JSON, then arrays. Nothing in a file is run, and no pickle is read."""
+"""Initialisations in files: a line of JSON, then arrays, sealed. Nothing in a file is run, and no pickle is read."""
 
-import hashlib
+import errno
 import io
 import json
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
-from .files import replacing
+from .files import expanded, regular, replacing, sealed, unsealed
 from .initialisation import Initialisation
 from .inner import Loss, start_optimiser
 from .losses import mean_cross_entropy, mean_squared_error, sum_cross_entropy
@@ -23,7 +23,7 @@ from .nn import ConvBlock, ConvNetwork
 from .optimisers import recorded
 from .tasks import SCHEDULES
 
-_FORMAT = "reptile-eqx initialisation, 1"
+_KIND = "initialisation"
 _LOSSES = {loss.__name__: loss for loss in (sum_cross_entropy, mean_cross_entropy, mean_squared_error)}
 _ACTIVATIONS = {name: getattr(jax.nn, name) for name in ("relu", "softplus", "gelu", "silu", "elu", "tanh", "sigmoid")}
 
@@ -40,12 +40,12 @@ def save(path: str | os.PathLike, initialisation: Initialisation) -> None:
     content, about = io.BytesIO(), []
     arrays = eqx.filter((initialisation.model, initialisation.inner), eqx.is_array)
     for place, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(arrays)):
+        if _has_nan(leaf):
+            raise ValueError(f"{jax.tree_util.keystr(place)} has NaN in it: this initialisation is none to keep")
         np.lib.format.write_array(content, np.asarray(leaf), allow_pickle=False)
         about.append([jax.tree_util.keystr(place), str(leaf.dtype), list(leaf.shape)])
     header = {
-        "format": _FORMAT,
         "arrays": about,
-        "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
         "network": _described(initialisation.model),
         "loss": _name_of(initialisation.loss, _LOSSES),
         "optimiser": getattr(initialisation.optimiser, "call", None),
@@ -55,8 +55,8 @@ def save(path: str | os.PathLike, initialisation: Initialisation) -> None:
         "about": initialisation.about,
     }
     text = json.dumps(header, default=lambda value: np.asarray(value).tolist())  # NumPy's numbers
-    with replacing(Path(path).expanduser()) as file:
-        file.write(text.encode() + b"\n" + content.getvalue())
+    with replacing(expanded(path, "`path`")) as file:
+        file.write(sealed(_KIND, text.encode() + b"\n" + content.getvalue()))
 
 
 def load(
@@ -75,7 +75,7 @@ def load(
     Raises `FileNotFoundError`, or `ValueError` for a file that is not whole or not of this kind, for something that it
     cannot say and that is not given, and for a model or an optimiser of another structure.
     """
-    path = Path(path).expanduser()
+    path = expanded(path, "`path`")
     header, content = _read(path)
     try:
         if model is None and header["network"]:
@@ -87,7 +87,7 @@ def load(
         schedule = schedule or SCHEDULES.get(header["schedule"])
         steps, batch_size, about = int(header["steps"]), int(header["batch_size"]), dict(header["about"])
         arrays = [(str(place), jnp.dtype(dtype), tuple(shape)) for place, dtype, shape in header["arrays"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no initialisation as rx.save writes it: {error}") from error
     if model is None or loss is None or optimiser is None or schedule is None:
         parts = {"model": model, "loss": loss, "optimiser": optimiser, "schedule": schedule}
@@ -103,16 +103,14 @@ def load(
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     """A file's header and the rest of it, unaltered since it was written."""
-    line, _, content = path.read_bytes().partition(b"\n")
     try:
-        header = json.loads(line)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError(f"{path} is no initialisation as rx.save writes it: its first line should say {_FORMAT!r}")
-    if hashlib.sha256(content).hexdigest() != header.get("sha256"):
-        raise ValueError(f"{path} is damaged or cut short: its arrays are not those that were written; get it again")
-    return header, content
+        content = regular(path)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, "no initialisation there", str(path))
+        line, _, arrays = unsealed(_KIND, content).partition(b"\n")
+        return json.loads(line), arrays
+    except ValueError as error:
+        raise ValueError(f"{path} is not read, as {error}: get it again, or save it anew with rx.save") from error
 
 
 def _filled(path, like, arrays, content):

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from .checks import whole
+
 Examples = PyTree[Array | np.ndarray]
 
 
@@ -39,6 +41,9 @@ class SineWaves(eqx.Module):
 
     points: int = eqx.field(static=True, default=10)
     spaced: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        whole("points", self.points)
 
     def __call__(self, key: PRNGKeyArray) -> Task:
         """One task, a pure function of `key`."""
@@ -100,6 +105,7 @@ SCHEDULES = {"cycle": cycle, "replacement": replacement}
 
 def minibatches(schedule, key: PRNGKeyArray, examples: Examples, batch_size: int, steps: int) -> Examples:
     """Cut `examples` into `steps` mini-batches: the same pytree with leading axes `(steps, batch_size)`."""
+    batch_size, steps = whole("batch_size", batch_size), whole("steps", steps, 0)
     indices = schedule(key, count_examples(examples), batch_size, steps)
     return jax.tree.map(lambda leaf: leaf[indices], examples)
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from .checks import whole
 from .hardware import hardware
 from .inner import trainable
 from .tasks import Task, check_tasks
@@ -69,10 +69,7 @@ def start(learner: Learner, key: PRNGKeyArray) -> State:
     `tasks` cannot be compiled. Warns of tasks whose random numbers do not come from their key.
     """
     check_tasks(learner.tasks)
-    if not isinstance(learner.meta_batch_size, int | np.integer) or learner.meta_batch_size < 1:
-        raise ValueError(
-            f"`meta_batch_size` is {learner.meta_batch_size!r}; expected a whole number of tasks, 1 or more"
-        )
+    whole("meta_batch_size", learner.meta_batch_size)
     model_key, training_key = jax.random.split(key)
     if jnp.issubdtype(training_key.dtype, jax.dtypes.prng_key) and training_key.dtype == jax.random.key(0).dtype:
         training_key = jax.random.key_data(training_key)

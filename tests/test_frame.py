@@ -108,5 +108,5 @@ def test_the_warning_where_a_gpu_is_left_idle(monkeypatch):
         devices.use_devices(2)
     with pytest.raises(RuntimeError, match="asked for 64 devices, but JAX has 2"):
         devices.use_devices(64)
-    with pytest.raises(ValueError, match="at least 1; given 0"):
+    with pytest.raises(ValueError, match="`devices` is 0; expected a whole number, 1 or more"):
         devices.use_devices(0)

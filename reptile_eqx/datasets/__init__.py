@@ -31,7 +31,7 @@ def load(
       `mini-imagenet/`.
     - `fall_back`: whether glyphs, with a warning, may stand in for an Omniglot that is nowhere to be had. Data that is
       there but damaged is an error all the same, and nothing stands in for Mini-ImageNet.
-    - `verify`: whether the checksum of a large cache is compared too, which takes seconds.
+    - `verify`: whether the digest of a large cache is compared in any case, which takes seconds, not once a day.
 
     **Returns:** `ImageClasses`; raises `Unavailable` where the data is nowhere to be had, `DataError` where it is
     damaged, `ValueError` for an unknown name.

@@ -1,25 +1,16 @@
-"""What every dataset of images by class shares: its type, the facts about it, its cache, its description."""
+"""What every dataset of images by class shares: its type, the facts about it, its place, its description."""
 
-import errno
-import hashlib
-import json
-import math
 import os
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Array, UInt8
 from PIL import Image
 
 from .. import files
-
-# Arrays of at least so many bytes are mapped into memory rather than read.
-_MAPPED = 2**28
 
 FILTERS = {"nearest": Image.Resampling.NEAREST, "antialiased": Image.Resampling.LANCZOS}
 """How images of another size are reduced."""
@@ -83,22 +74,30 @@ class ImageClasses(eqx.Module):
         return self.images[begin : begin + self.counts[position]]
 
 
-def candidates(name: str, directory: str | os.PathLike | None) -> list[Path]:
+def candidates(name: str, directory: str | os.PathLike | None) -> Iterator[Path]:
     """Where a dataset is looked for, in this order: `NAME/` in the directory that somebody named (`directory`, else
     `$REPTILE_DATA`), that directory itself, `NAME/` in the project's data directory.
 
-    Raises `DataError` where the named directory is not there or cannot be read.
+    Raises `DataError` where the named directory, or one of those `NAME`, is none or cannot be read.
     """
+    named_by = "`directory`" if directory else "$REPTILE_DATA"
     named = directory or os.environ.get("REPTILE_DATA")
-    given = Path(named).expanduser() if named else None
-    if given is not None and not given.is_dir():
+    try:
+        given = files.expanded(named, named_by) if named else None
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if given is not None and not os.path.isdir(given):
         raise DataError(
             f"the data directory {given} does not exist or is no directory; expected a folder that holds {name}/: "
-            "correct `data` or $REPTILE_DATA, or unset it"
+            f"correct {named_by}, or leave it out"
         )
-    if given is not None and not os.access(given, os.R_OK | os.X_OK):
-        raise DataError(f"the data directory {given} cannot be read: give yourself the right to read it")
-    return [*([given / name, given] if given is not None else []), files.data_directory() / name]
+    places = [*([given / name, given] if given is not None else []), files.data_directory() / name]
+    for place in places:
+        if os.path.lexists(place) and not os.path.isdir(place):
+            raise DataError(f"{place} is no folder and leads to none; expected the folder of {name}: move it away")
+        if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
+            raise DataError(f"the folder {place} cannot be read: give yourself the right to read it")
+        yield place
 
 
 def filter_named(resample: str) -> Image.Resampling:
@@ -108,136 +107,17 @@ def filter_named(resample: str) -> Image.Resampling:
     return FILTERS[resample]
 
 
-def _unreadable(error: OSError) -> None:
-    raise DataError(
-        f"the folder {error.filename} cannot be read ({error.strerror}): give yourself the right to read it"
-    )
-
-
-def files_below(folder: Path) -> list[str]:
-    """All files below a folder, relative to it, in a fixed order; links are followed once.
-
-    Raises `DataError` where a folder cannot be read.
-    """
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        within = os.path.relpath(root, folder)
-        found += [name if within == "." else f"{within}/{name}" for name in sorted(names)]
-    return found
-
-
-def fingerprint(folder: str | os.PathLike, names: Iterable[str]) -> str:
-    """Changes when a file below `folder` does: from names, sizes and times, as hashing takes longer.
-
-    The time is that of the last change of a file's status, which no program can set to what it likes.
-    """
-    seen = hashlib.sha256()
-    for name in names:
-        path = os.path.join(folder, name)
-        # A link that leads nowhere is found out when its image is read.
-        status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-        seen.update(os.fsencode(f"{name} {status.st_size} {status.st_ctime_ns}\n"))
-    return seen.hexdigest()[:12]
-
-
-def cached(
-    name: str, shape: tuple[int, ...], make: Callable[[Callable[[Block], None]], dict | None], *, verify: bool = False
-) -> tuple[UInt8[np.ndarray, "..."], dict]:
-    """The array that `make` writes and the facts that it returns, kept as `cache/NAME.npy` and `.json` in the data
-    directory.
-
-    Two processes do not make it at once; a file that is cut short or damaged is made anew, with a warning; a
-    directory that cannot be written to costs the cache, with a warning, not the data.
-
-    **Arguments:**
-
-    - `shape`: the array's shape.
-    - `make`: called with a function that appends a block along the first axis; what it raises leaves no cache.
-    - `verify`: whether the checksum of an array of 256 MB or more is compared too. Such an array is mapped rather
-      than read, and at other times only its size and header are checked; smaller ones are always compared.
-    """
-    path = files.data_directory() / "cache" / f"{name}.npy"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            found = _read(path, shape, verify)
-            if found is None:
-                _write(path, shape, make)
-                found = _read(path, shape, verify=False)
-            if found is not None:
-                return found
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
-            raise
-        warnings.warn(f"no cache of decoded images: {error}", stacklevel=2)
-    array, filled = np.empty(shape, np.uint8), 0
-
-    def append(block):
-        nonlocal filled
-        array[filled : filled + len(block)] = block
-        filled += len(block)
-
-    return array, make(append) or {}
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _read(path: Path, shape: tuple[int, ...], verify: bool) -> tuple[np.ndarray, dict] | None:
-    about = path.with_suffix(".json")
-    if not path.exists() or not about.exists():
-        return None
-    mapped = math.prod(shape) >= _MAPPED
-    try:
-        kept = json.loads(about.read_text())
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-        whole = path.stat().st_size == kept["bytes"] and array.shape == shape and array.dtype == np.uint8
-        if whole and (verify or not mapped):
-            whole = _checksum(path) == kept["md5"]
-    except (ValueError, EOFError, KeyError):
-        whole = False
-    if not whole:
-        warnings.warn(f"{path} is damaged; decoding the images again", stacklevel=4)
-        return None
-    return array, kept["facts"]
-
-
-def _write(path: Path, shape: tuple[int, ...], make: Callable[[Callable[[Block], None]], dict | None]) -> None:
-    """Write block by block, so that no more than a block is in memory."""
-    header, about = {"descr": "|u1", "fortran_order": False, "shape": shape}, path.with_suffix(".json")
-
-    def append(block):
-        file.write(np.ascontiguousarray(block).data)
-
-    with files.replacing(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        expected = file.tell() + math.prod(shape)
-        facts = make(append) or {}
-        if file.tell() != expected:
-            raise ValueError(f"{path.stem}: {file.tell()} bytes were made for the shape {shape}, not {expected}")
-        about.unlink(missing_ok=True)
-    with files.replacing(about) as file:
-        file.write(json.dumps({"bytes": expected, "md5": _checksum(path), "facts": facts}).encode())
-
-
 def describe(data: ImageClasses) -> str:
     """A few lines on a dataset for people to read."""
     height, width, channels = data.images.shape[-3:]
     drawings = data.images.shape[1] if data.counts is None else f"{min(data.counts)} to {max(data.counts)}"
     size = f"{height}×{width}" + (f"×{channels}" if channels > 1 else "")
-    return (
+    text = (
         f"{data.name}: {len(data.classes):,} classes of {drawings} images, {size}\n"
         f"  {data.origin}\n"
         f"  classes {data.classes[0]} … {data.classes[-1]}"
     )
+    return text.encode(errors="replace").decode()  # a folder's name may hold bytes that do not print
 
 
 def contact_sheet(data: ImageClasses, path: str | os.PathLike, classes: int = 12, drawings: int = 20) -> None:

@@ -13,8 +13,12 @@ from jaxtyping import Int
 from PIL import ImageOps
 from tqdm import tqdm
 
-from .common import Block, DataError, ImageClasses, cached, files_below, filter_named, fingerprint
-from .pictures import contents, opened, plain
+from ..files import expanded
+from .archives import contents, files_below
+from .cache import cached, fingerprint
+from .common import Block, DataError, ImageClasses, filter_named
+from .pictures import decoding, opened, plain
+from .problems import Problems
 
 _NO_PICTURES = {"thumbs.db", "desktop.ini"}
 _AT_ONCE = 256
@@ -33,9 +37,9 @@ def folder(
     """Pictures of one's own: every folder at or below `path` that has pictures in it is a class.
 
     They are decoded once, on all cores, into a cache. Hidden files and `Thumbs.db` are passed over; any other file in a
-    class's folder that is no whole picture is an error that lists all of them. Of an animation the first frame is
-    taken, of 16 bits a channel the upper 8; what is transparent becomes white. A linked folder is read where it is
-    first met.
+    class's folder that is no whole picture is an error that counts all of them and lists some of each kind. Of an
+    animation the first frame is taken, of 16 bits a channel the upper 8; what is transparent becomes white. A linked
+    folder is read where it is first met.
 
     **Arguments:**
 
@@ -50,9 +54,13 @@ def folder(
     have, `(drawing, height, width, channel)` with `counts`; classes and their files in the order of their names.
     Raises `DataError` where there is no such folder, fewer than two classes, or something that is no picture.
     """
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        what = "is a file; expected a folder: unpack it" if root.exists() else "does not exist"
+    try:
+        root = expanded(path, "`path`")
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if not os.path.isdir(root):
+        there = "leads to no folder" if os.path.lexists(root) else "does not exist, or may not be looked at"
+        what = "is a file; expected a folder: unpack it" if os.path.isfile(root) else there
         raise DataError(f"{root} {what}. Pictures of one's own lie as FOLDER/CLASS/PICTURE")
     sides = np.atleast_1d(size).tolist()
     sides = sides * 2 if np.ndim(size) == 0 else sides
@@ -61,15 +69,18 @@ def folder(
     height, width = sides
     filter_named(resample)
     files = sorted(filter(_may_be_picture, files_below(root)), key=_class_then_name)
-    name = f"folder-{height}x{width}-{'grey' if grey else 'rgb'}-{'crop-' * crop}{resample}-{fingerprint(root, files)}"
+    name = f"folder-{height}x{width}-{'grey' if grey else 'rgb'}-{'crop-' * crop}{resample}"
     shape = (len(files), height, width, 1 if grey else 3)
     image = functools.partial(_image, root, (height, width), grey, crop, resample)
     images, facts = cached(
-        name, shape, functools.partial(_decode, root, files, image, np.zeros(shape[1:], np.uint8), skip)
+        name,
+        shape,
+        functools.partial(_decode, root, files, image, np.zeros(shape[1:], np.uint8), skip),
+        source=fingerprint(root, files),
     )
     wrong = {file for file, _ in facts["problems"]}
     if wrong and not skip:
-        raise DataError(_not_pictures(root, facts["problems"]))
+        raise _not_pictures(root, facts["problems"])
     there = [file for file in files if file not in wrong]
     if wrong:
         images = images[[file not in wrong for file in files]]
@@ -136,13 +147,15 @@ def _image(root, size, grey, crop, resample, file):
     try:
         if "/" not in file:
             raise DataError("lies in no class's folder")
-        image = plain(opened(contents(root / file)), grey=grey)
+        image = opened(contents(root / file))
+        with decoding():
+            image = plain(image, grey=grey)
+            if image.size != size[::-1]:
+                resized = functools.partial(ImageOps.fit, image) if crop else image.resize
+                image = resized(size[::-1], filter_named(resample))
+            return np.asarray(image).reshape(*size, -1)
     except DataError as error:
         return error
-    if image.size != size[::-1]:
-        resized = functools.partial(ImageOps.fit, image) if crop else image.resize
-        image = resized(size[::-1], filter_named(resample))
-    return np.asarray(image).reshape(*size, -1)
 
 
 def _decode(
@@ -158,13 +171,15 @@ def _decode(
             write(np.stack([blank if isinstance(one, DataError) else one for one in found]))
             bar.update(len(some))
     if problems and not skip:
-        raise DataError(_not_pictures(root, problems))
+        raise _not_pictures(root, problems)
     return {"problems": problems}
 
 
-def _not_pictures(root, problems):
-    listed = "\n  ".join(f"{file} {what}" for file, what in problems)
-    return (
-        f"{len(problems):,} files in {root} are no whole pictures:\n  {listed}\n"
-        "Mend or remove them, or leave them out with skip=True."
+def _not_pictures(root, found):
+    problems = Problems()
+    for file, what in found:
+        problems.add(file, what)
+    return problems.error(
+        f"{len(problems):,} files in {root} are no whole pictures",
+        "Mend or remove them, or leave them out with skip=True.",
     )

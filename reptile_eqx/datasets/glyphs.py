@@ -4,7 +4,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from ..nn import OmniglotNetwork
-from .common import Facts, ImageClasses, cached
+from .cache import cached
+from .common import Facts, ImageClasses
 
 _SIDE, _POINTS = 28, 28
 FACTS = Facts("Made-up glyphs", (600, 20, _SIDE, _SIDE, 1), (400, 0, 200), True, True, OmniglotNetwork)

@@ -1,21 +1,24 @@
 """Omniglot (Lake et al. 2011): 1,623 handwritten characters from 50 alphabets, each drawn by 20 people."""
 
-import io
+import functools
+import hashlib
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import requests
 from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
 
 from ..files import data_directory
 from ..nn import OmniglotNetwork
-from .common import DataError, Facts, ImageClasses, Unavailable, cached, candidates, filter_named, fingerprint
+from . import pictures
+from .archives import MOST_BYTES, Location, Sources, files_below, is_image
+from .cache import cached, fingerprint
+from .common import Block, DataError, Facts, ImageClasses, Unavailable, candidates, filter_named
+from .problems import Problems
 
 _URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 # MD5 of the published zips.
@@ -39,7 +42,8 @@ def load_omniglot(
     """Omniglot, reduced to 28×28: all 1,623 characters, background and evaluation sets together, 20 drawings each.
 
     Looked for in `directory`, or else in the directory that `$REPTILE_DATA` names, then in the project's `data/`, as
-    the two published zips or unpacked; then the zips are downloaded. Decoded once into a cache.
+    the two published zips or unpacked; then the zips are downloaded. Decoded once into a cache, with a warning where a
+    zip is whole but not the published one.
 
     **Arguments:**
 
@@ -52,16 +56,12 @@ def load_omniglot(
     """
     filter_named(resample)
     folder = _find(directory) or _download(directory, download)
-    sources = [_source(folder, part) for part in _PARTS]
-    files = [
-        str(file.relative_to(folder))
-        for source in sources
-        for file in ([source] if source.is_file() else sorted(source.rglob("*.png")))
-    ]
+    files = _files(folder)
     images, _ = cached(
-        f"omniglot-{resample}-{fingerprint(folder, files)}",
+        f"omniglot-{resample}",
         FACTS.shape,
-        lambda write: write(_decode(sources, resample)),
+        functools.partial(_decode, folder, files, resample),
+        source=fingerprint(folder, files),
     )
     return ImageClasses(
         images=images,
@@ -80,7 +80,7 @@ def load_omniglot(
 def _find(directory: str | os.PathLike | None) -> Path | None:
     """The first place that has something of Omniglot."""
     for folder in candidates("omniglot", directory):
-        if any((folder / f"{part}.zip").is_file() or (folder / part).is_dir() for part in _PARTS):
+        if any(os.path.lexists(folder / f"{part}{ending}") for part in _PARTS for ending in (".zip", "")):
             return folder
     return None
 
@@ -99,89 +99,100 @@ def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
     for part, md5 in _PARTS.items():
         try:
             pooch.retrieve(f"{_URL}{part}.zip", f"md5:{md5}", fname=f"{part}.zip", path=folder, progressbar=True)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, ValueError) as error:
             raise Unavailable(f"{how}. The download failed: {error}") from error
     return folder
 
 
-def _source(folder: Path, part: str) -> Path:
-    for path in (folder / f"{part}.zip", folder / part):
-        if path.exists():
-            if not os.access(path, os.R_OK):
-                raise DataError(f"{path} cannot be read: give yourself the right to read it")
-            return path
-    raise DataError(f"{folder} has no {part}.zip and no folder {part}; expected one of them: copy it there")
+def _files(folder: Path) -> list[str]:
+    """The zips, and the images of a part without a zip, relative to the folder."""
+    files = []
+    for part in _PARTS:
+        if os.path.lexists(folder / f"{part}.zip"):
+            files.append(f"{part}.zip")
+        elif (folder / part).is_dir():
+            files += [f"{part}/{name}" for name in files_below(folder / part) if is_image(name)]
+        else:
+            raise DataError(f"{folder} has no {part}.zip and no folder {part}; expected one of them: copy it there")
+    return files
 
 
-def _decode(sources: list[Path], resample: str) -> UInt8[np.ndarray, "class drawing 28 28 1"]:
-    images, problems = [], []
-    with tqdm(total=FACTS.shape[0] * _DRAWINGS, desc="decoding Omniglot", unit="image") as bar:
-        for part, source in zip(_PARTS, sources, strict=True):
-            drawings = _drawings(source, part)
-            for alphabet, count in sorted(ALPHABETS[part].items()):
-                for number in range(1, count + 1):
-                    found = drawings.pop((alphabet, f"character{number:02d}"), {})
-                    images.append(_character(source, alphabet, number, found, resample, problems))
-                    bar.update(_DRAWINGS)
-            problems += [f"{'/'.join(extra)} in {source.name} is not one of Omniglot's" for extra in drawings]
+def _decode(folder: Path, files: list[str], resample: str, write: Callable[[Block], object]) -> None:
+    """Decode all drawings, a character at a time, and hand each to `write`; raises `DataError` for what is wrong."""
+    problems = Problems()
+    with Sources(folder, files, problems) as sources:
+        found = {} if problems else _by_character(sources.images, problems)
+        if not problems:
+            _decode_found(found, sources, resample, write, problems)
+    others = [file for file in sources.zips if _is_another(folder / file)]
     if problems:
-        listed = "\n  ".join(problems[:20] + ([f"… and {len(problems) - 20} more"] if len(problems) > 20 else []))
-        raise DataError(
-            f"this copy of Omniglot is not whole ({sources[0].parent}):\n  {listed}\n"
-            "Replace it by the published zips, or remove it to have them downloaded."
+        for file in others:
+            problems.add(file, "is not the published one: its MD5 is another")
+        raise problems.error(
+            f"this copy of Omniglot is not whole ({folder}); what is wrong with it ({len(problems):,})",
+            "Replace it by the published zips, or remove it to have them downloaded.",
         )
-    return np.stack(images)
+    if others:
+        named = " and ".join(str(folder / file) for file in others)
+        warnings.warn(f"not as published, by the MD5, though all is there that Omniglot has: {named}", stacklevel=5)
 
 
-def _character(source, alphabet, number, found, resample, problems):
-    """One character's drawings, shape `(20, 28, 28, 1)`; what is wrong with them is added to `problems`."""
-    name = f"{source.name}: {alphabet}/character{number:02d}"
-    if len(found) != _DRAWINGS:
-        problems.append(f"{name} has {len(found)} drawings; expected {_DRAWINGS}")
-        return np.zeros((_DRAWINGS, 28, 28, 1), np.uint8)
-    reduced = np.zeros((_DRAWINGS, 28, 28, 1), np.uint8)
-    for i, (file, content) in enumerate(sorted(found.items())):
-        try:
-            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-                if image.size != (_SIDE, _SIDE):
-                    width, height = image.size
-                    problems.append(f"{name}/{file} is {width}×{height} pixels; expected {_SIDE}×{_SIDE}")
-                    continue
-                small = image.convert("1" if resample == "nearest" else "L").resize((28, 28), filter_named(resample))
-                reduced[i, :, :, 0] = np.asarray(small.convert("L"))
-        except (OSError, SyntaxError, ValueError) as error:
-            problems.append(f"{name}/{file} is no readable image ({error})")
-    return reduced
+def _is_another(path: Path) -> bool:
+    """Whether a zip is not the published one, which has 10 MB."""
+    if path.stat().st_size > MOST_BYTES:
+        return True
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != _PARTS[path.stem]
 
 
-def _drawings(source: Path, part: str) -> dict[tuple[str, str], dict[str, bytes]]:
-    """Files by alphabet and character; raises `DataError` for missing alphabets and unreadable archives."""
-    by_character: dict[tuple[str, str], dict[str, bytes]] = {}
-    for name, content in _files(source):
-        parts = PurePosixPath(name).parts
-        if len(parts) >= 4 and parts[-4] == part and parts[-1].endswith(".png") and "__MACOSX" not in parts:
-            by_character.setdefault((parts[-3], parts[-2]), {})[parts[-1]] = content
-    missing = sorted(ALPHABETS[part].keys() - {alphabet for alphabet, _ in by_character})
-    if missing:
-        raise DataError(
-            f"{source} lacks {len(missing)} of its {len(ALPHABETS[part])} alphabets: {', '.join(missing)}. "
-            f"Expected {part}/ALPHABET/characterNN/XXXX_YY.png: get the published {part}.zip"
-        )
-    return by_character
+_Drawings = dict[tuple[str, str, str], dict[str, Location]]
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every PNG in a zip or below a folder. Nothing is unpacked."""
-    if source.is_dir():
-        for path in sorted(source.rglob("*.png")):
-            yield path.relative_to(source.parent).as_posix(), path.read_bytes()
-        return
-    try:
-        with zipfile.ZipFile(source) as archive:
-            for member in archive.infolist():
-                if member.filename.endswith(".png"):
-                    yield member.filename, archive.read(member)
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{source} is no whole zip archive ({error}): its download or copy was cut short or damaged; get it again"
-        ) from error
+def _by_character(locations: list[Location], problems: Problems) -> _Drawings:
+    """Where drawings lie, by part, alphabet and character, then by name."""
+    found: _Drawings = {}
+    for location in locations:
+        *_, part, alphabet, character, name = "", "", "", *location.path.split("/")
+        of_source = location.file.split("/")[0].removesuffix(".zip") == part
+        if of_source and name.endswith(".png") and "__MACOSX" not in location.path:
+            drawings = found.setdefault((part, alphabet, character), {})
+            if name in drawings:
+                problems.add(location, f"is there a second time (as {drawings[name]})")
+            drawings[name] = location
+    for part, alphabets in ALPHABETS.items():
+        missing = sorted(alphabets.keys() - {alphabet for of, alphabet, _ in found if of == part})
+        if missing:
+            listed = ", ".join(missing)
+            problems.add(part, f"lacks {len(missing)} of its {len(alphabets)} alphabets: {listed}")
+    return found
+
+
+def _decode_found(
+    found: _Drawings, sources: Sources, resample: str, write: Callable[[Block], object], problems: Problems
+) -> None:
+    """Every character's drawings; what is wrong is added to `problems`."""
+    characters = [
+        (part, alphabet, f"character{number:02d}")
+        for part, alphabets in ALPHABETS.items()
+        for alphabet, count in sorted(alphabets.items())
+        for number in range(1, count + 1)
+    ]
+    for character in tqdm(characters, desc="decoding Omniglot", unit="character"):
+        drawings, images = found.pop(character, {}), []
+        if len(drawings) != _DRAWINGS:
+            problems.add("/".join(character), f"has {len(drawings)} drawings; expected {_DRAWINGS}")
+        for _, location in sorted(drawings.items()):
+            try:
+                images.append(_image(sources.read(location), resample))
+            except DataError as error:
+                problems.add(location, error)
+        if not problems:
+            write(np.stack(images)[None])
+    for character in found:
+        problems.add("/".join(character), "is not one of Omniglot's")
+
+
+def _image(content: bytes, resample: str) -> UInt8[np.ndarray, "28 28 1"]:
+    image = pictures.opened(content, ("PNG",), (_SIDE, _SIDE))
+    with pictures.decoding():
+        small = image.convert("1" if resample == "nearest" else "L").resize((28, 28), filter_named(resample))
+        return np.asarray(small.convert("L"))[..., None]

@@ -1,15 +1,15 @@
 """One picture out of the bytes of a file that a stranger made, or a plain word on what is wrong with it."""
 
 import io
-from pathlib import Path
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .common import DataError
 
-# No picture comes near these; what does would only fill the memory.
-MOST_BYTES = 2**28
+# No picture comes near this; what does would only fill the memory.
 MOST_PIXELS = 10**8
 
 # What Pillow reads by itself: no format here starts another program.
@@ -20,38 +20,36 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _START_AND_END = {"PNG": (b"IDAT", b"IEND"), "JPEG": (b"\xff\xda", b"\xff\xd9")}
 
 
-def contents(path: Path) -> bytes:
-    """A regular file's bytes; raises `DataError` where it is no such file, is too large or cannot be read."""
+@contextmanager
+def decoding() -> Generator[None]:
+    """Turn what Pillow makes of a damaged picture, which is no closed list of errors, into `DataError`."""
     try:
-        if not path.is_file():  # A named pipe would be waited for, a device read for ever.
-            raise DataError("is no regular file" if path.exists() else "is a link that leads nowhere")
-        size = path.stat().st_size
-        if size <= MOST_BYTES:
-            return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error})") from error
-    raise DataError(f"has {size:,} bytes, more than any picture")
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
 
 
-def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """The picture in a file's bytes, decoded whole; raises `DataError` where there is none."""
+def opened(content: bytes, formats: tuple[str, ...] = FORMATS, size: tuple[int, int] | None = None) -> Image.Image:
+    """The picture in a file's bytes, decoded whole; raises `DataError` where there is none, or one of another size."""
     if not content:
         raise DataError("is empty")
-    try:
-        with Image.open(io.BytesIO(content), formats=formats) as image:
+    with decoding():
+        try:
+            image = Image.open(io.BytesIO(content), formats=formats)
+        except UnidentifiedImageError as error:
+            raise DataError(f"is no {' or '.join(formats)} image") from error
+        with image:
             start, end = _START_AND_END.get(image.format or "", (b"", b""))
             if content.rfind(end) < content.rfind(start):
                 raise DataError("is truncated")
+            if size is not None and image.size != size:
+                raise DataError(f"is {image.width}×{image.height} pixels; expected {size[0]}×{size[1]}")
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(f"is {image.width}×{image.height} pixels, too large for a picture")
             image.load()
             return image
-    except UnidentifiedImageError as error:
-        raise DataError(f"is no {' or '.join(formats)} image") from error
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"cannot be decoded ({error})") from error
 
 
 def plain(image: Image.Image, *, grey: bool) -> Image.Image:

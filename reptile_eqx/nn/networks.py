@@ -5,7 +5,6 @@ normalises with the batch in front of it, in training and in evaluation. The pre
 therefore depends on the images beside it, which is where the transductive question (Section 6.1) comes from.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..checks import whole
 from .convolution import Images, Kernel, convolution
 from .normalisation import Channels, batch_norm_pool_relu, batch_norm_relu, normalise
 
@@ -113,12 +113,11 @@ class ConvNetwork(eqx.Module):
 
         Raises `ValueError` for numbers below 1 and for a shape that is not an image's.
         """
-        numbers = {"ways": ways, "filters": filters, "blocks": blocks}
-        if wrong := [f"`{name}` is {value}" for name, value in numbers.items() if value < 1]:
-            raise ValueError(f"{' and '.join(wrong)}; expected 1 or more")
-        if len(shape) != 3 or min(shape) < 1:
+        ways, filters, blocks = whole("ways", ways), whole("filters", filters), whole("blocks", blocks)
+        if len(shape) != 3:
             raise ValueError(f"`shape` is an image's (height, width, channel); given {tuple(shape)}")
-        height, width, channels = self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+        height, width, channels = (whole("shape", side) for side in shape)
+        self.shape = height, width, channels
         *keys, head_key = jax.random.split(key, blocks + 1)
         self.blocks = tuple(
             ConvBlock(filters if i else channels, filters, activation, pool=pool, key=k) for i, k in enumerate(keys)
@@ -159,8 +158,7 @@ class ConvNetwork(eqx.Module):
         told apart with 97.3, 89.5 and 82.6 % (a fresh head: 93.0, 82.0 and 77.8 %), and 20 with 68.5 %, where the one
         for 20 has 83.0 % (200 tasks, and 60 for 20 classes; ± 1.3 to 2.8). Raises `ValueError` for a number below 1.
         """
-        if operator.index(ways) < 1:
-            raise ValueError(f"`ways` is {ways}; expected 1 or more")
+        ways = whole("ways", ways)
         heads = over_and_over(self.head, ways), over_and_over(self.head_bias, ways)
         return eqx.tree_at(lambda net: (net.head, net.head_bias), self, heads)
 

@@ -10,6 +10,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..checks import MOST_SEED, whole
 from ..datasets import FACTS
 from .experiments import FewShotClassification, SineAnalysis, SineRegression
 from .settings import ABLATIONS, COMBINATIONS, FASTER, FINN, LINES, SINE, SWEEPS, TABLE_3, TABLE_4, TABLE_5, TABLE_6
@@ -67,19 +68,18 @@ class Scale(NamedTuple):
             raise ValueError(f"unknown profile {self.profile!r}; there are {', '.join(PROFILES)}")
         settings: dict[str, Any] = dict(profiles[self.profile])
         if self.outer_iterations is not None:
-            if not isinstance(self.outer_iterations, int) or self.outer_iterations < 1:
-                raise ValueError(f"`outer_iterations` is {self.outer_iterations!r}; expected a whole number, 1 or more")
-            settings["outer_iterations"] = self.outer_iterations
+            settings["outer_iterations"] = whole("outer_iterations", self.outer_iterations)
         return settings
 
     def chosen_seeds(self, profiles: Mapping[str, int]) -> tuple[int, ...]:
         """The training seeds: those asked for, or 0 to n - 1, where the profile has n; raises `ValueError` as well."""
         seeds = profiles[self.profile] if self.seeds is None else self.seeds
-        if isinstance(seeds, str) or not isinstance(seeds, int | Sequence):
+        if isinstance(seeds, str) or not isinstance(seeds, int | float | Sequence):
             raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
-        chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-        whole = all(isinstance(seed, int) and seed >= 0 for seed in chosen)
-        if not chosen or not whole or len(set(chosen)) < len(chosen):
+        if isinstance(seeds, int | float):
+            return tuple(range(whole("seeds", seeds, most=1000)))
+        chosen = tuple(whole("seeds", seed, 0, MOST_SEED) for seed in seeds)
+        if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(
                 f"`seeds` is how many, or which, seeds (0 or greater, each once) to train; given {seeds!r}"
             )

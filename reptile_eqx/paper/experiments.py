@@ -5,7 +5,7 @@ A configuration describes one seed; `runs.configuration.Configuration` says what
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..checks import MOST_ITERATIONS, MOST_SEED, number, whole
 from ..datasets.common import Facts, ImageClasses
 from ..evaluation import adaptation, few_shot_accuracy, mean_and_interval
 from ..few_shot import FewShot
@@ -66,24 +67,28 @@ def _outer(config: Any, numbers: Numbers) -> optax.GradientTransformation:
     """Annealed SGD as in the paper, or Adam as MAML has it, with `outer_step_size` as its learning rate."""
     if config.outer_optimiser == "adam":
         return optax.adam(numbers["outer_step_size"])
-    return annealed_sgd(numbers["outer_step_size"], config.outer_iterations)
+    return annealed_sgd(numbers["outer_step_size"], max(1, config.outer_iterations))
 
 
 def _check(config: Any, algorithms: tuple[str, ...]) -> None:
     """What all experiments ask of their settings; raises `ValueError` naming the first that is impossible."""
+    for field in fields(config):
+        given = getattr(config, field.name)
+        if field.type is int:
+            most = MOST_SEED if field.name == "seed" else MOST_ITERATIONS
+            object.__setattr__(config, field.name, whole(field.name, given, 0, most))
+        elif field.type in (float, float | int):
+            object.__setattr__(config, field.name, number(field.name, given))
+        elif field.type is bool:
+            _require(field.name, given, isinstance(given, bool), "True or False")
     _require("algorithm", config.algorithm, config.algorithm in algorithms, " or ".join(algorithms))
     _require("schedule", config.schedule, config.schedule in SCHEDULES, " or ".join(SCHEDULES))
     _require("outer_optimiser", config.outer_optimiser, config.outer_optimiser in ("sgd", "adam"), "sgd or adam")
     _require("eval_tasks", config.eval_tasks, config.eval_tasks >= 2, "2 or more, to have an interval")
     for field in ("inner_batch_size", "inner_iterations", "meta_batch_size"):
         _require(field, getattr(config, field), getattr(config, field) >= 1, "1 or more")
-    for field in ("outer_iterations", "curve_points"):
-        _require(field, getattr(config, field), getattr(config, field) >= 0, "0 or more")
     if config.curve_points:
         _require("curve_tasks", config.curve_tasks, config.curve_tasks >= 2, "2 or more, to have an interval")
-    for field in config.numbers:
-        number = getattr(config, field) if field != "weights" else 0
-        _require(field, number, 0 <= number < math.inf, "a finite number, 0 or more")
     if config.algorithm == "joint":
         _require("inner_iterations", config.inner_iterations, config.inner_iterations == 1, "1 for joint training")
 
@@ -285,6 +290,11 @@ class FewShotClassification:
         for field in ("weights", "eval_shots", "eval_inner_batch_size"):
             if isinstance(getattr(self, field), list):
                 object.__setattr__(self, field, tuple(getattr(self, field)))
+        object.__setattr__(self, "weights", tuple(number("weights", weight, -math.inf) for weight in self.weights))
+        object.__setattr__(self, "eval_shots", tuple(whole("eval_shots", shots) for shots in self.eval_shots))
+        size = self.eval_inner_batch_size
+        sizes = tuple(whole("eval_inner_batch_size", one) for one in (size if isinstance(size, tuple) else (size,)))
+        object.__setattr__(self, "eval_inner_batch_size", sizes if isinstance(size, tuple) else sizes[0])
         _check(self, ("reptile", "joint", "fomaml", "maml", "combination"))
         for field in ("ways", "training_shots", "outer_iterations", "eval_inner_iterations"):
             _require(field, getattr(self, field), getattr(self, field) >= 1, "1 or more")

@@ -80,7 +80,7 @@ def _points(
     A cross on the axis marks a place where a training diverged; it counts neither in the mean nor in the bar.
     """
     for place, records in zip(places, points, strict=True):
-        if any(record.status == "diverged" for record in records):
+        if any(record.status != "finished" for record in records):
             cross: dict[str, Any] = dict(marker="x", markersize=8, color=look["color"], clip_on=False, zorder=5)
             axes.plot(place, 0, transform=axes.get_xaxis_transform(), **cross)
     values = [[value(r) for r in records if r.status == "finished"] or [np.nan] for records in points]

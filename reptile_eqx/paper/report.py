@@ -1,6 +1,5 @@
 """Figures and tables as files, each with a `.json` beside it that says how it was made."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from tabulate import tabulate
 
 from ..datasets import FACTS
 from ..files import figures_directory, replacing
-from ..runs.processes import first_process, write
+from ..runs.processes import as_json, first_process, write
 from ..runs.records import Record, environment
 
 
@@ -42,9 +41,9 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
     tasks = min((r.config["eval_tasks"] for r in records if r.kind == "FewShotClassification"), default=paper_tasks)
     if tasks < paper_tasks:
         said.append(f"{tasks:,} of {paper_tasks:,} evaluation tasks")
-    diverged = sum(record.status == "diverged" for record in records)
-    if diverged:
-        said.append(f"{diverged} of {len(records)} trainings diverged and left out")
+    left_out = sum(record.status != "finished" for record in records)
+    if left_out:
+        said.append(f"{left_out} of {len(records)} trainings diverged and left out")
     return "; ".join(said)
 
 
@@ -118,5 +117,5 @@ def _save_json(folder, name, records, more):
 def write_json(folder: Path, name: str, contents: Mapping[str, Any]) -> Path:
     """Write `NAME.json` into a folder; returns its path."""
     path = folder / f"{name}.json"
-    write(path, json.dumps(contents, indent=1) + "\n")
+    write(path, as_json(contents, indent=1) + "\n")
     return path

@@ -116,9 +116,9 @@ tasks, not which one it is."""
 def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
     """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
 
-    Their configurations are `config` in all but `SCALE`, alike in length, learning curve and order. Of several such
-    sets it is the one of the most seeds, then of the most evaluation tasks, then that in exact order; of a seed, its
-    record of the most tasks. Empty where nobody ran it. `figures` is another folder whose records count.
+    Their configurations are `config` in all but `SCALE`, alike in length, learning curve, order and data. Of several
+    such sets it is the one of the most seeds, then of the most evaluation tasks, then that in exact order; of a seed,
+    its record of the most tasks. Empty where nobody ran it. `figures` is another folder whose records count.
     """
     wanted = plain(config)
     # A record made before a field was added has its default.
@@ -128,13 +128,15 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None) -> li
         whole = defaults | record.config
         same = all(_plain(whole[name]) == wanted[name] for name in wanted.keys() - {"seed", *SCALE})
         if same and record.kind == type(config).__name__:
-            alike = tuple(whole.get(name) for name in SCALE if name != "eval_tasks")
+            # Trainings on other data are another set, so that no table mixes them.
+            data = record.made.get("digests", {}).get("data")
+            alike = (*(whole.get(name) for name in SCALE if name != "eval_tasks"), data)
             seeds, seed = sets.setdefault(alike, {}), record.config["seed"]
             if seed not in seeds or _tasks(record) > _tasks(seeds[seed]):
                 seeds[seed] = record
 
     def size(alike):
-        iterations, *_, order = alike
+        iterations, *_, order, _ = alike
         return iterations, len(sets[alike]), sum(map(_tasks, sets[alike].values())), order == "exact"
 
     return [record for _, record in sorted(sets[max(sets, key=size)].items())] if sets else []

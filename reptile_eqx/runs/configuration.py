@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ..checks import MOST_ITERATIONS, MOST_SEED, whole
 from ..training import Learner, State
 from .processes import as_json
 
@@ -42,6 +44,9 @@ class Configuration(Protocol):
     - `seed`, `outer_iterations`: which training this is, and how long.
     - `curve_points`: at how many evenly spaced iterations the learning curve is measured.
     - `precision`: of matrix products, as `jax.default_matmul_precision` takes it.
+
+    Code that was changed under the same fields is not seen, but for the shapes of the parameters: give the class a
+    field such as `version: int = 1`, and another default with each change of what it computes.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -67,6 +72,20 @@ class Configuration(Protocol):
     def measurements(self, data: PyTree, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
         """What is measured along training or, with `final`, at its end; arguments as `learner` has them."""
         ...
+
+
+def check(config: Configuration) -> None:
+    """Raises `ValueError` for a configuration that makes no run: numbers that are none, a name that is no file's."""
+    for name, least, most in (
+        ("seed", 0, MOST_SEED),
+        ("outer_iterations", 0, MOST_ITERATIONS),
+        ("curve_points", 0, MOST_ITERATIONS),
+    ):
+        value = getattr(config, name)
+        if not isinstance(whole(name, value, least, most), type(value)) and not isinstance(value, np.integer):
+            raise ValueError(f"`{name}` is {value!r}; expected the integer {int(value)}")
+    if not re.fullmatch(r"\w[^/\\\0]{0,199}", config.name):
+        raise ValueError(f"a run is called {config.name!r}; expected the name of a file, without / and up to 200 long")
 
 
 def numbers_of(config: Configuration) -> dict[str, np.ndarray]:

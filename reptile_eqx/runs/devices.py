@@ -1,10 +1,13 @@
 """Cores, GPUs and hosts: set up before JAX starts, and one program on all of them."""
 
 import functools
+import glob
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
+from ..checks import whole
 from ..files import data_directory
 
 
@@ -33,7 +37,7 @@ def use_devices(
     - `devices`: how many CPU cores, or GPUs where JAX has them, to train on in each process; by default all that it is
       bound to and, in a container, that its quota allows.
     - `compilation_cache`: the directory where compiled programs are kept; by default what JAX is set to
-      (`JAX_COMPILATION_CACHE_DIR`), or else `data/cache/xla`.
+      (`JAX_COMPILATION_CACHE_DIR`), or else `data/cache/xla`, where the oldest make room when there are over 2 GB.
     - `distributed`: whether this is one of several processes, on one host or many, which all run the same Python.
       `True` where JAX detects who started them: SLURM, Open MPI's `mpirun`, Kubernetes (with its Python package).
       Otherwise the arguments of `jax.distributed.initialize`, such as
@@ -45,10 +49,11 @@ def use_devices(
     they do not find each other. Warns where an NVIDIA GPU is there and JAX does not use it, and where JAX has started
     already with fewer cores than there are.
     """
-    if devices is not None and devices < 1:
-        raise ValueError(f"`devices` is how many cores or GPUs to use, at least 1; given {devices}")
+    devices = None if devices is None else whole("devices", devices)
     told = compilation_cache or jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", str(told or data_directory() / "cache" / "xla"))
+    if not told:
+        _keep_within(_programs(), _MOST_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(told or _programs()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         jax.config.update("jax_num_cpu_devices", devices or _cores())
@@ -75,6 +80,54 @@ def use_devices(
             stacklevel=2,
         )
     return [d for process in range(jax.process_count()) for d in jax.local_devices(process)[:devices]]
+
+
+_MOST_BYTES = 2 * 2**30
+
+
+def _programs() -> Path:
+    """Where compiled programs are kept, if JAX is not told otherwise."""
+    return data_directory() / "cache" / "xla"
+
+
+def _keep_within(folder: Path, most: int) -> None:
+    """Remove a folder's oldest files until it has no more than `most` bytes.
+
+    JAX can do so as well, but its own way stops for ever at a file that a killed process left half-written.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):  # Another process may be removing it, too.
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            break
+        with suppress(OSError):
+            path.unlink()
+            total -= size
+
+
+def _compiled(lowered: jax.stages.Lowered, options: dict[str, str | bool]) -> jax.stages.Compiled:
+    """Compile a program, or read it; where what is kept of it cannot be read, that is removed, for good.
+
+    JAX compiles such a program anew each time, with a warning, and never writes over it.
+    """
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        compiled = lowered.compile(options)
+    for warning in seen:
+        if unreadable := re.search(
+            "Error reading persistent compilation cache entry for '([^']+)'", str(warning.message)
+        ):
+            for path in _programs().glob(f"{glob.escape(unreadable[1])}-*"):
+                path.unlink(missing_ok=True)
+            warnings.warn(
+                f"compiled programs in {_programs()} could not be read and were removed: {unreadable[1]}", stacklevel=2
+            )
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return compiled
 
 
 def _join(arguments: dict[str, Any]) -> None:
@@ -229,6 +282,6 @@ class Spread:
             # A seed has no result of its shape to give its place to.
             warnings.filterwarnings("ignore", "Some donated buffers were not usable")
             lowered = jax.jit(sharded, donate_argnums=1).lower(*arguments)
-            compiled = lowered.compile(_compiler_options(self._mesh.devices.flat[0].platform))
+        compiled = _compiled(lowered, _compiler_options(self._mesh.devices.flat[0].platform))
         self.compile_seconds = time.perf_counter() - started
         return compiled

@@ -1,14 +1,11 @@
 """`fit` trains any learner as the paper's are: seeds together on all devices, measured, kept, resumed exactly."""
 
-import hashlib
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -17,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ..checks import MOST_SEED, whole
 from ..evaluation import mean_and_interval
+from ..files import expanded
 from ..inner import trainable
 from ..training import Learner, State, start
 from .checkpoint import Training, locked, skeleton
 from .configuration import Measurement, Numbers
 from .devices import mesh_for, replicated
+from .digests import digest
+from .processes import first_process
 from .programs import train_and_measure
 
 Measure = Callable[[PyTree, PyTree, PRNGKeyArray], PyTree[Array]]
@@ -58,6 +59,7 @@ def fit(
     folder: str | os.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     precision: str = "float32",
+    fresh: bool = False,
 ) -> Fit:
     """Train a learner: several seeds together on all devices, with a progress bar, a curve, and checkpoints.
 
@@ -76,14 +78,17 @@ def fit(
       use: its step is 0 there, and one of another length makes another training, which needs another folder.
     - `devices`: all of JAX's by default (`use_devices`).
     - `precision`: of matrix products, as `jax.default_matmul_precision` takes it.
+    - `fresh`: start anew, in the place of the checkpoints that are there.
+
+    Says so on standard error where a training that had ended is read from its checkpoint, and of when that is. A
+    damaged checkpoint is set aside under another name, with a warning, and its training starts anew.
 
     Raises `ValueError` for numbers that make no training, and for a folder whose checkpoint belongs to another
     training, with what differs. Warns of a seed whose loss or parameters stop being finite, which ends it while the
     others go on, of a training that moves nothing, and of what was measured and is not finite.
     """
-    iterations, points, tasks, final_tasks = _whole(
-        iterations=iterations, points=points, tasks=tasks, final_tasks=final_tasks
-    )
+    iterations, points = whole("iterations", iterations), whole("points", points)
+    tasks, final_tasks = whole("tasks", tasks), whole("final_tasks", final_tasks)
     seeds, measure = _seeds(seeds), None if measure is None else _named(measure)
     if devices is not None and not len(devices):
         raise ValueError("`devices` is empty; expected some of jax.devices(), or None for all")
@@ -94,23 +99,27 @@ def fit(
     arrays, still = eqx.partition((learner, measure), eqx.is_array)
     settings = _settings(learner, measure, precision)
     settings |= {"curve": [points, tasks], "final_tasks": final_tasks}
-    with ExitStack() as until_done:
-        place = Path(folder or until_done.enter_context(TemporaryDirectory())).expanduser()
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"`folder` is {place}, a file: give a folder for the checkpoints")
-        trainings = []
-        for seed in seeds:
-            plan = _Plan(still, seed, iterations, points, tasks, final_tasks, precision)
-            trainings.append(Training(plan, place / f"seed-{seed}" / "state.eqx", settings | {"seed": seed}))
-        until_done.enter_context(locked(training.path for training in trainings))
+    place = None if folder is None else expanded(folder, "`folder`")
+    if place is not None and place.exists() and not place.is_dir():
+        raise ValueError(f"`folder` is {place}, a file: give a folder for the checkpoints")
+    trainings = []
+    for seed in seeds:
+        plan = _Plan(still, seed, iterations, points, tasks, final_tasks, precision)
+        path = None if place is None else place / f"seed-{seed}" / "state.eqx"
+        trainings.append(Training(plan, path, settings | {"seed": seed}))
+    with locked(training.path for training in trainings):
         for training in trainings:
+            if fresh and training.path is not None and first_process():
+                training.path.unlink(missing_ok=True)
             _check_own(training, iterations)
+        _tell_read(trainings)
         devices = jax.devices() if devices is None else devices
         data = replicated(arrays, mesh_for(devices, len(devices)))
         outcome = train_and_measure(trainings, data, devices)
     for seed, result in zip(seeds, outcome["results"], strict=True):
         for name, parts in result.items():
-            if not np.isfinite([some["mean"] for some in ([parts] if _is_summary(parts) else parts.values())]).all():
+            means = [some["mean"] for some in ([parts] if _is_summary(parts) else parts.values())]
+            if not np.isfinite(means).all():
                 warnings.warn(f"seed {seed}: {name!r}, measured at the end, is not finite", stacklevel=2)
     _, rest = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
     return Fit(
@@ -184,24 +193,31 @@ def _rows(training):
             if name != "iteration":
                 parts = {"": value} if _is_summary(value) else {f" {part}": some for part, some in value.items()}
                 for part, some in parts.items():
-                    row |= {f"{name}{part}": some["mean"], f"{name}{part} ±": some["ci95"]}
+                    row |= {f"{name}{part}": _or_nan(some["mean"]), f"{name}{part} ±": _or_nan(some["ci95"])}
         yield row
 
 
-def _whole(**numbers):
-    for name, value in numbers.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not 1 <= value < 2**31:
-            raise ValueError(f"`{name}` is {value!r}; expected a whole number from 1 to {2**31 - 1}")
-    return map(int, numbers.values())
+def _or_nan(number):
+    return float("nan") if number is None else number
+
+
+def _tell_read(trainings):
+    done = {t.path.parent.name: t.kept() for t in trainings if t.saved_iteration() >= t.config.outer_iterations}
+    if done and first_process():
+        dates = {kept["date"][:10] for kept in done.values()}
+        print(
+            f"{', '.join(done)} read, not trained: made {' and '.join(sorted(dates))} (fresh=True trains again)",
+            file=sys.stderr,
+        )
 
 
 def _seeds(seeds):
-    if np.ndim(seeds) != 1 or not len(seeds) or len(set(np.asarray(seeds).tolist())) < len(seeds):
+    if np.ndim(seeds) != 1 or not len(seeds):
         raise ValueError(f"`seeds` is {seeds!r}; expected one or more different seeds, such as (0, 1, 2)")
-    for seed in np.asarray(seeds):
-        if not isinstance(seed, np.integer) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed {seed} is not a whole number from 0 to {2**32 - 1}")
-    return np.asarray(seeds).tolist()
+    chosen = [whole("seeds", seed, 0, MOST_SEED) for seed in seeds]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"`seeds` is {seeds!r}; expected different seeds, such as (0, 1, 2)")
+    return chosen
 
 
 def _named(measure):
@@ -225,6 +241,9 @@ def _settings(learner, measure, precision):
     def outer(learner, direction, state):
         return learner.outer.update(direction, state.outer, trainable(state.model)[0])
 
+    def began(learner, state):
+        return learner.outer.init(trainable(state.model)[0])
+
     def merged(learner, inner):
         return learner.merge(inner, jax.tree.map(lambda leaf: jnp.stack([leaf] * learner.meta_batch_size), inner))
 
@@ -233,11 +252,11 @@ def _settings(learner, measure, precision):
         "model": _digest(lambda learner, key: learner.model(key), learner, key, text=_without_addresses(state.model)),
         "tasks": _digest(lambda learner, key: learner.tasks(key), learner, key),
         "loss, inner loop and algorithm": _digest(gradient, learner, state, task, key),
-        "outer optimiser": _digest(outer, learner, direction, state),
+        "outer optimiser": _digest(outer, learner, direction, state) + _digest(began, learner, state),
         "meta_batch_size": learner.meta_batch_size,
         "merge": learner.merge and _digest(merged, learner, state.inner),
         "precision": precision,
-        "arrays": _hash(jax.tree.leaves(eqx.filter(learner, eqx.is_array))),
+        "arrays": digest(jax.tree.leaves(eqx.filter(learner, eqx.is_array))),
         "measure": {
             name: _digest(some, state.model, state.inner, key) for name, some in _measures(learner, measure).items()
         },
@@ -247,7 +266,7 @@ def _settings(learner, measure, precision):
 def _digest(function, *arguments, text=""):
     """Of a function's program and the arrays it closes over."""
     jaxpr, *_ = eqx.filter_make_jaxpr(function)(*arguments)
-    return _hash(_constants(jaxpr), text + _without_addresses(jaxpr))
+    return digest(_constants(jaxpr), text + _without_addresses(jaxpr))
 
 
 def _constants(program):
@@ -262,16 +281,6 @@ def _constants(program):
 def _without_addresses(value):
     """As text; functions are printed with where they lie in memory."""
     return re.sub(r"0x[0-9a-f]+", "", repr(value))
-
-
-def _hash(arrays, text=""):
-    digest = hashlib.sha256(text.encode())
-    for leaf in arrays:
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        plain = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
-        digest.update(f"{plain.dtype}{plain.shape}".encode())
-        digest.update(plain.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()[:16]
 
 
 def _is_summary(value):

@@ -4,6 +4,7 @@ First what is compiled (`Programs`), then the loop on the host (`train_and_measu
 what is kept on disk.
 """
 
+import json
 import math
 import time
 import warnings
@@ -22,7 +23,7 @@ from ..training import NOTHING_MOVED, advance, start, unmoved
 from .checkpoint import Training, skeleton
 from .configuration import Configuration, Measurement, numbers_of
 from .devices import Spread
-from .processes import agree, first_process
+from .processes import agree, as_json, first_process
 
 _SECONDS_A_CALL = 5.0
 _SECONDS_BETWEEN_CHECKPOINTS = 2.5
@@ -108,12 +109,8 @@ class Programs:
 
     def _seen_before(self, training, measurement):
         """What a final measurement of an earlier process has seen, or `None`."""
-        leaves = training.load_seen(measurement)
-        if leaves is None:
-            return None
         state = eqx.combine(self._arrays, self._still)
-        like = eqx.filter_eval_shape(measurement.measure, state, jax.random.PRNGKey(0))
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return training.load_seen(measurement, eqx.filter_eval_shape(measurement.measure, state, jax.random.PRNGKey(0)))
 
     def _measuring_program(self, measurement: Measurement, index: int, final: bool) -> tuple[int, Spread]:
         """How many tasks a measurement takes at a time, and the program for it."""
@@ -164,7 +161,8 @@ def train_and_measure(trainings: Sequence[Training], data: PyTree, devices: Sequ
             at_stop = [t for t in turn if t.iteration in t.stops and not t.diverged]
             if at_stop:
                 for training, result in zip(at_stop, programs.measure(at_stop, final=False, bar=bar), strict=True):
-                    training.curve.append({"iteration": training.iteration, **result})
+                    # As it is read from a checkpoint.
+                    training.curve.append(json.loads(as_json({"iteration": training.iteration, **result})))
                 bar.set_postfix_str(_headline(at_stop[0].curve[-1]))
             unsaved |= {id(training): training for training in turn}
             # A run of a few seconds has many stops; writing at each of them would take as long as the training.
@@ -173,7 +171,7 @@ def train_and_measure(trainings: Sequence[Training], data: PyTree, devices: Sequ
                     training.save()
                 unsaved, saved = {}, time.monotonic()
         for training in trainings:
-            if not training.path.exists():  # nothing to train, as for a random initialisation
+            if training.path is not None and not training.path.exists():  # nothing to train: a random initialisation
                 training.save()
         finished = [t for t in trainings if not t.diverged]
         measured = iter(programs.measure(finished, final=True, bar=bar) if finished else ())

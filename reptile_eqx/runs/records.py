@@ -1,13 +1,16 @@
 """What is kept of finished runs, and of what they were made with."""
 
 import dataclasses
+import glob
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,14 @@ class Record:
 
     - `name`: the run's name and the hash of its configuration.
     - `kind`, `config`: the configuration's class and fields.
-    - `status`: "finished", or "diverged" where the loss or a parameter stopped being finite.
+    - `status`: "finished"; "diverged" where the loss or a parameter stopped being finite, "not finite" where all of
+      these are and something that was measured is not.
     - `curve`: what was measured along training, each with its `iteration`.
     - `results`: what was measured at the end.
     - `made`: data, device, processor, versions, the commits that had a part in it, date, how many runs were trained at
-      once, seconds of the turns that this one had and of compilation; where it diverged, if it did.
+      once, seconds of the turns that this one had and of compilation; `digests` of the data and of the parameters'
+      shapes; where it diverged, if it did.
+    - `more`: what a later version of this package has added.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Record:
     curve: list[dict[str, Any]]
     results: dict[str, Any]
     made: dict[str, Any]
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def plain(config: Configuration) -> dict[str, Any]:
@@ -53,29 +60,71 @@ def record_folders(figures: str | os.PathLike | None = None) -> list[Path]:
 
 
 def read_record(path: Path) -> Record:
-    """The record in a file."""
-    return Record(**json.loads(path.read_text()))
+    """The record in a file; raises `ValueError` where there is none. What a later version has added is kept."""
+    content = files.regular(path)
+    if content is None:
+        raise ValueError("it is not there")
+
+    def refuse(word):
+        raise ValueError(f"it has {word}, which is no JSON")
+
+    kept = json.loads(content.decode(), parse_constant=refuse)
+    fields = {field.name: field.type for field in dataclasses.fields(Record) if field.name != "more"}
+    if not isinstance(kept, dict) or not all(isinstance(kept.get(name), _TYPES[name]) for name in fields):
+        raise ValueError(f"its {', '.join(fields)} are not all there, as a record has them")
+    if not all(isinstance(point, dict) and "iteration" in point for point in kept["curve"]):
+        raise ValueError("its curve is no list of points with an `iteration`")
+    own = {name: kept.pop(name) for name in fields}
+    return Record(**own, more=kept.pop("more", {}) | kept)
 
 
-def find_record(config: Configuration, figures: str | os.PathLike | None = None) -> Record | None:
+_TYPES = {"name": str, "kind": str, "config": dict, "status": str, "curve": list, "results": dict, "made": dict}
+
+
+def _records_in(folder: Path, pattern: str) -> Iterator[Record]:
+    """The records in a folder, by name; a file that is none is passed over, with a warning that names it."""
+    for path in sorted(folder.glob(pattern)):
+        try:
+            yield read_record(path)
+        except (ValueError, RecursionError) as error:
+            warnings.warn(f"{path} is passed over, as {error}: remove it, or get it again", stacklevel=2)
+
+
+def find_record(
+    config: Configuration, figures: str | os.PathLike | None = None, digests: Mapping[str, str] | None = None
+) -> Record | None:
     """The record of a configuration that was run before, here or elsewhere; `None` where there is none.
 
-    `figures` is another folder of figures, whose records go before others.
+    `figures` is another folder of figures, whose records go before others. With `digests` (`digests.of_run`) the run
+    read that data and trained parameters of those shapes; without, whatever data that was.
     """
     for folder in record_folders(figures):
-        path = folder / f"{run_name(config)}.json"
-        if path.exists():
-            record = read_record(path)
+        for record in _records_in(folder, f"{glob.escape(run_name(config))}*.json"):
             # A default that was changed since makes another run of the same name.
-            if plain(config).items() >= record.config.items():
+            same = plain(config).items() >= record.config.items()
+            if same and digests in (None, record.made.get("digests")):
                 return record
     return None
+
+
+def record_path(folder: Path, config: Configuration, digests: Mapping[str, str]) -> Path:
+    """Where a record is to be written: `NAME-HASH.json`, or where a run on other data has that, one with a digest."""
+    path = folder / f"{run_name(config)}.json"
+    try:
+        return path if read_record(path).made.get("digests") == digests else _apart(path, digests)
+    except ValueError:
+        return path if not os.path.lexists(path) else _apart(path, digests)
+
+
+def _apart(path, digests):
+    text = as_json(digests, sort_keys=True)
+    return path.with_name(f"{path.stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json")
 
 
 def every_record(figures: str | os.PathLike | None = None) -> Iterator[Record]:
     """All records that there are; arguments as `find_record` has them."""
     for folder in record_folders(figures):
-        yield from map(read_record, sorted(folder.glob("*.json")))
+        yield from _records_in(folder, "*.json")
 
 
 def environment(devices: Sequence[jax.Device] | None = None) -> dict[str, Any]:

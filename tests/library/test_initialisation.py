@@ -1,6 +1,5 @@
 """Initialisations: kept in a file and read in another process, used on new pictures, refused where damaged."""
 
-import hashlib
 import json
 import pickle
 import subprocess
@@ -14,6 +13,7 @@ import optax
 import pytest
 
 import reptile_eqx as rx
+from reptile_eqx import files
 
 X = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 1)).astype(np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -144,11 +144,11 @@ def test_damage_is_told_and_nothing_is_run(start, tmp_path):
     path = tmp_path / "a.eqx"
     rx.save(path, start)
     whole = path.read_bytes()
-    line, content = whole.split(b"\n", 1)
+    line, content = files.unsealed("initialisation", whole).split(b"\n", 1)
     header = json.loads(line)
 
     def with_content(content, **changes):
-        return json.dumps(header | {"sha256": hashlib.sha256(content).hexdigest()} | changes).encode() + b"\n" + content
+        return files.sealed("initialisation", json.dumps(header | changes).encode() + b"\n" + content)
 
     nan = content[:-4] + np.float32(np.nan).tobytes()
     objects = np.array([Boom()], object)
@@ -156,8 +156,11 @@ def test_damage_is_told_and_nothing_is_run(start, tmp_path):
     damaged = {
         "cut": whole[:-100], "flipped": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], "empty": b"",
         "text": b"hello\n",
-        "a list": b"[1]\n" + content, "another format": json.dumps(header | {"format": "x"}).encode() + b"\n" + content,
-        "no steps": json.dumps({k: v for k, v in header.items() if k != "steps"}).encode() + b"\n" + content,
+        "a list": files.sealed("initialisation", b"[1]\n" + content), "no header": files.sealed("initialisation", content),
+        "another kind": files.sealed("checkpoint", line + b"\n" + content), "steps changed": whole.replace(b'"steps": ', b'"steps": 1'),
+        "no steps": files.sealed(
+            "initialisation", json.dumps({k: v for k, v in header.items() if k != "steps"}).encode() + b"\n" + content
+        ),
         "NaN": with_content(nan), "a pickle": pickle.dumps(Boom()), "no arrays": with_content(b""),
         "a pickled object": with_content((tmp_path / "objects.npy").read_bytes(), arrays=header["arrays"]),
         "other shapes": with_content(content, arrays=header["arrays"][::-1]),

@@ -119,8 +119,8 @@ def test_classes_that_are_not_positions():
 def test_arguments_in_the_wrong_places():
     with pytest.raises(TypeError, match="`optimiser` is an optax transformation; .* the loss comes first"):
         rx.reptile.__wrapped__(optax.sgd(0.1), rx.mean_squared_error, steps=1, batch_size=1)
-    with pytest.raises(ValueError, match="at least 1 step and 1 example a batch, whole numbers, not 3.0 and 1"):
-        rx.reptile.__wrapped__(rx.mean_squared_error, optax.sgd(0.1), steps=3.0, batch_size=1)
+    with pytest.raises(ValueError, match="`steps` is 3.5; expected a whole number, 1 or more"):
+        rx.reptile.__wrapped__(rx.mean_squared_error, optax.sgd(0.1), steps=3.5, batch_size=1)
     model = mlp(jax.random.key(0))
     state = rx.start_optimiser(optax.adam(0.1), model)
     batches = (jnp.ones((1, 2, 1)), jnp.ones((1, 2, 1)))

@@ -120,8 +120,12 @@ def test_what_stands_in_for_omniglot_stands_in_everywhere():
         (dict(profile="fast"), "unknown profile 'fast'; there are smoke, quick, paper"),
         (dict(profile="quick", outer_iterations=0), "`outer_iterations` is 0; expected a whole number, 1 or more"),
         (dict(profile="quick", seeds=[0, 0]), r"seeds \(0 or greater, each once\) to train; given \[0, 0\]"),
-        (dict(profile="quick", seeds=[-1]), r"each once\) to train; given \[-1\]"),
-        (dict(profile="quick", seeds=0), r"each once\) to train; given 0"),
+        (dict(profile="quick", seeds=[-1]), "`seeds` is -1; expected a whole number, 0 or more"),
+        (dict(profile="quick", seeds=0), "`seeds` is 0; expected a whole number, 1 or more"),
+        (dict(profile="quick", seeds=[1.5]), "`seeds` is 1.5; expected a whole number"),
+        (dict(profile="quick", seeds={}), "such as 3 or"),
+        (dict(profile="quick", outer_iterations=2.5), "`outer_iterations` is 2.5; expected a whole number"),
+        (dict(profile="quick", outer_iterations=float("nan")), "`outer_iterations` is nan; expected a whole number"),
     ],
 )
 def test_scales_that_cannot_be_are_named(scale, message):

@@ -21,7 +21,7 @@ from reptile_eqx import (
     sum_cross_entropy,
 )
 from reptile_eqx.paper.experiments import FewShotClassification
-from reptile_eqx.runs.configuration import numbers_of
+from reptile_eqx.runs.configuration import numbers_of, run_name
 
 FEW = dict(dataset="noise", ways=3, train_classes=4)
 
@@ -152,14 +152,40 @@ def test_images_of_another_size_or_dataset_are_named():
         (dict(seed=-1), "`seed` is -1"),
         (dict(adam_b1=1.0), "`adam_b1` is 1.0; expected 0 or more and less than 1"),
         (dict(curve_tasks=1), "`curve_tasks` is 1; expected 2 or more, to have an interval"),
-        (dict(curve_points=-1), "`curve_points` is -1; expected 0 or more"),
-        (dict(eval_shots=(0,)), r"`eval_shots` is \(0,\); expected 1 or more of each class"),
+        (dict(curve_points=-1), "`curve_points` is -1; expected a whole number, 0 or more"),
+        (dict(eval_shots=(0,)), "`eval_shots` is 0; expected a whole number, 1 or more"),
+        (dict(outer_iterations=2.5), "`outer_iterations` is 2.5; expected a whole number, 0 or more"),
+        (dict(outer_iterations=None), "`outer_iterations` is None; expected a whole number"),
+        (dict(outer_iterations=2**31), "`outer_iterations` is 2147483648; .* at most 2,147,483,647"),
+        (dict(seed=2**32), "`seed` is 4294967296; expected a whole number, 0 or more, and at most 4,294,967,295"),
+        (dict(ways=True), "`ways` is True; expected a whole number"),
+        (dict(learning_rate=None), "`learning_rate` is None; expected a finite number"),
+        (dict(learning_rate="1e-3"), "`learning_rate` is '1e-3'; expected a finite number"),
+        (dict(reset_optimiser=1), "`reset_optimiser` is 1; expected True or False"),
+        (dict(eval_shots=(1.5,)), "`eval_shots` is 1.5; expected a whole number"),
+        (dict(eval_inner_batch_size=(2, 2.5)), "`eval_inner_batch_size` is 2.5; expected a whole number"),
+        (dict(algorithm="combination", weights=(float("nan"),)), "`weights` is nan; expected a finite number"),
         (dict(precision="half"), "`precision` is 'half'; expected float32 or tensorfloat32 or bfloat16"),
     ],
 )
 def test_impossible_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
-        FewShotClassification(**setting)
+        unchecked(**setting)
+
+
+def unchecked(**settings):
+    """A configuration, past the tests' own type checks, which would come before its own."""
+    config = object.__new__(FewShotClassification)
+    FewShotClassification.__init__.__wrapped__(config, **settings)
+    return config
+
+
+def test_a_whole_float_is_that_integer():
+    """As papermill and YAML write numbers."""
+    config = unchecked(outer_iterations=20.0, seed=np.int64(3), eval_shots=(1.0, 5))
+    assert config == FewShotClassification(outer_iterations=20, seed=3)
+    assert run_name(config) == run_name(FewShotClassification(outer_iterations=20, seed=3))
+    assert "-20-seed3-" in run_name(config)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Working off a profile: the order, what is left and how long it takes, and what a failure stops."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -12,7 +11,8 @@ from reptile_eqx.cli import main
 from reptile_eqx.paper import bench, catalogue, plan
 from reptile_eqx.paper.catalogue import TRAININGS, Entry, Scale, classification_runs, entries
 from reptile_eqx.paper.experiments import SineRegression
-from reptile_eqx.runs.checkpoint import state_path
+from reptile_eqx.runs.checkpoint import Training, state_path
+from reptile_eqx.runs.records import plain
 from reptile_eqx.runs.run import iterations_left
 
 TINY = dict(curve_points=1, curve_tasks=2, eval_tasks=4)
@@ -123,11 +123,7 @@ def test_what_is_done_or_begun_is_left_out(clock, home):
     speed, asked = clock
     done, begun, fresh = (SineRegression(outer_iterations=n, **TINY) for n in (20, 500, 30))
     rx.run([done], publish=True, figures=home / "elsewhere")
-    path = state_path(begun)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(
-        json.dumps({"iteration": 400, "seconds": 0, "curve": [], "diverged": "", "commits": []}).encode() + b"\n"
-    )
+    Training(begun, state_path(begun, ""), plain(begun), iteration=400).save()
     assert [iterations_left(config, home / "elsewhere") for config in (done, begun, fresh)] == [None, 100, 30]
     rows = plan.table([entry(done, begun), entry(begun, fresh)], 2, home / "elsewhere", speed)
     assert rows["To do"].tolist() == [1, 1, 2], "a run of two entries counts for the first"

@@ -1,5 +1,6 @@
 """`fit`: the paper's engine for anyone's learner: resumed exactly, refused where it is another training."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import pytest
 
 import reptile_eqx as rx
 from reptile_eqx.paper.experiments import SineRegression
-from reptile_eqx.runs.fit import _seeds, _whole
 
 ITERATIONS = 40
 SGD = optax.sgd(0.02)
@@ -244,7 +244,7 @@ def test_a_damaged_evaluation_is_measured_again(tmp_path):
     (path,) = tmp_path.glob("*/seen-*.npz")
     for damaged in (path.read_bytes()[:50], b""):
         path.write_bytes(damaged)
-        with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
+        with pytest.warns(UserWarning, match=f"{path.name} is not used, as it is"):
             assert_same(fit(folder=tmp_path), whole)
 
 
@@ -255,10 +255,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_trained_anew(tmp_path, damage):
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     with pytest.warns(
-        UserWarning, match="seed-0/state.eqx is damaged .* kept as state.damaged, and training starts anew"
+        UserWarning, match="seed-0/state.eqx is not used, as .* kept as state.eqx.damaged, and made anew"
     ):
         assert_same(fit(folder=tmp_path), whole)
-    assert (path.parent / "state.damaged").read_bytes() == damaged
+    assert (path.parent / "state.eqx.damaged").read_bytes() == damaged
 
 
 def test_a_seed_that_diverges_ends_and_the_others_go_on():
@@ -294,20 +294,26 @@ def test_a_measure_that_is_not_finite_is_told():
     ("wrong", "message"),
     [
         ({"seeds": ()}, "expected one or more different seeds"),
-        ({"seeds": (1, 1)}, "expected one or more different seeds"),
-        ({"seeds": (1.5,)}, "seed 1.5 is not a whole number"),
-        ({"seeds": (2**32,)}, "is not a whole number from 0 to 4294967295"),
-        ({"iterations": 0}, "`iterations` is 0; expected a whole number from 1"),
+        ({"seeds": (1, 1)}, "expected different seeds"),
+        ({"seeds": (1.5,)}, "`seeds` is 1.5; expected a whole number, 0 or more"),
+        ({"seeds": (2**32,)}, "`seeds` is 4294967296; expected a whole number, 0 or more, and at most 4,294,967,295"),
+        ({"iterations": 0}, "`iterations` is 0; expected a whole number, 1 or more"),
         ({"iterations": 2.5}, "`iterations` is 2.5; expected a whole number"),
+        ({"iterations": None}, "`iterations` is None; expected a whole number"),
+        ({"iterations": float("nan")}, "`iterations` is nan; expected a whole number"),
+        ({"iterations": True}, "`iterations` is True; expected a whole number"),
+        (
+            {"iterations": 2**31},
+            "`iterations` is 2147483648; expected a whole number, 1 or more, and at most 2,147,483,647",
+        ),
         ({"points": 0}, "`points` is 0"),
         ({"tasks": -1}, "`tasks` is -1"),
     ],
 )
 def test_numbers_that_make_no_training(wrong, message):
     # The tests' own type checks would come before.
-    with pytest.raises(ValueError, match=message):
-        _seeds(wrong.pop("seeds", (0,)))
-        _whole(**wrong)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rx.fit.__wrapped__(learner(), **{"iterations": 5} | wrong)
 
 
 def test_a_folder_that_is_a_file(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from made_up import FEW_SHOT, SINE, noise
 
 import reptile_eqx as rx
+from reptile_eqx import files
 from reptile_eqx.paper import report, statistics, tables
 from reptile_eqx.paper.experiments import FewShotClassification, SineRegression
 from reptile_eqx.runs import checkpoint, programs, records
@@ -108,15 +109,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_parameters(tmp_path, monkey
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    with states(cut)[0].open("rb") as file:
-        assert 0 < json.loads(file.readline())["iteration"] < 4000, "it was to be killed on its way"
+    header = files.unsealed("checkpoint", states(cut)[0].read_bytes()).split(b"\n", 1)[0]
+    assert 0 < json.loads(header)["iteration"] < 4000, "it was to be killed on its way"
     assert not list((cut / "data" / "runs").glob("*.json"))
     assert process(cut).wait() == 0
     monkeypatch.setenv("REPTILE_HOME", str(whole))
     rx.run([SineRegression(**LONG)], devices=jax.devices()[:1])
 
     def parameters(home):
-        return states(home)[0].read_bytes().split(b"\n", 1)[1]
+        return states(home)[0].read_bytes().split(b"\n", 2)[2]
 
     assert parameters(cut) == parameters(whole)
     records = [json.loads(next((home / "data" / "runs").glob("*.json")).read_text()) for home in (cut, whole)]
@@ -288,10 +289,10 @@ def test_a_checkpoint_from_before_a_default_was_changed_is_not_gone_on_from(home
     (record,) = rx.run([config])
     (home / "data" / "runs" / f"{record.name}.json").unlink()
     path = next((home / "data" / "runs").glob("*/state.eqx"))
-    header, state = path.read_bytes().split(b"\n", 1)
+    header, state = files.unsealed("checkpoint", path.read_bytes()).split(b"\n", 1)
     header = json.loads(header)
     header["config"]["inner_iterations"] = 17
-    path.write_bytes(json.dumps(header).encode() + b"\n" + state)
+    path.write_bytes(files.sealed("checkpoint", json.dumps(header).encode() + b"\n" + state))
     assert runs.iterations_left(config) == 60
     with pytest.raises(FileNotFoundError):
         rx.load_state(config)
@@ -302,8 +303,11 @@ def test_what_was_seen_of_other_parameters_is_not_taken(home):
     config = SineRegression(**SINE)
     rx.run([config])
     state = eqx.filter(rx.load_state(config), eqx.is_array)
-    training = Training(config, state_path(config), plain(config), state)
+    training = Training(config, state_path(config, ""), plain(config), state)
     (measurement, _) = config.measurements(None, numbers_of(config), final=True)
-    assert len(training.load_seen(measurement)[0]) == 4
+    like = eqx.filter_eval_shape(measurement.measure, rx.load_state(config), jax.random.PRNGKey(0))
+    assert len(training.load_seen(measurement, like)) == 4
+    with pytest.warns(UserWarning, match="its code has changed since tasks were measured"):
+        assert training.load_seen(measurement, (like, like)) is None
     training.state = jax.tree.map(lambda leaf: leaf + 1, training.state)
-    assert training.load_seen(measurement) is None
+    assert training.load_seen(measurement, like) is None
