@@ -2,22 +2,27 @@
 
 import argparse
 import ast
+import errno
 import functools
 import importlib
 import math
-import multiprocessing
+import os
+import re
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from . import datasets, files
+from . import checks, children, datasets, files
 
 _RUN = """Execute the notebooks, each in a kernel of its own, and write figures, tables and the executed notebooks.
 Trainings that were finished before are read; one that was interrupted goes on from its last checkpoint. A notebook that
 fails does not stop the others; the exit status is the number that failed. `paper` trains in order of worth, as the dry
-run lists it, and executes each notebook when all that it shows is there.
+run lists it, and executes each notebook when all that it shows is there. `-p profile`, `-p devices`, `-p figures` are
+--profile, --devices and --out: give one of the two.
 
 examples:
   reptile-eqx run                                   all notebooks, minutes on two cores
@@ -47,16 +52,75 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help says more)\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="reptile-eqx", description="First-order meta-learning: the paper's figures and tables."
-    )
+    """Entry point; returns the exit status.
+
+    A mistake in what was typed ends it with 2, before anything is done; a signal n with 128 + n.
+    """
+    try:
+        with children.stoppable():
+            status = _main(arguments)
+            if sys.stdout:
+                sys.stdout.flush()
+            return status
+    except children.Stopped as stopped:
+        print(
+            "\nreptile-eqx was stopped. What was trained until its last checkpoint is kept: the same command goes on "
+            "from there.",
+            file=sys.stderr,
+        )
+        return 128 + stopped.args[0]
+    except BrokenPipeError:  # Who reads has read enough, such as `head`.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what Python still writes when it ends
+        return 1
+    except OSError as error:
+        print(f"reptile-eqx: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(arguments):
+    parser = _Parser(prog="reptile-eqx", description="First-order meta-learning: the paper's figures and tables.")
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_run, _add_data, _add_bench):
         add(functools.partial(commands.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter))
     options = parser.parse_args(arguments)
-    return options.function(parser, options)
+    try:
+        work = options.checked(options)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        parser.error(_one_line(error))
+    return work()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _whole(text: str) -> int:
+    """The type of options that are counts; which are too small, what they are for says."""
+    value = _value(text)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value % 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number; given {text!r}")
+    return int(value)
+
+
+def _path(text: str) -> Path:
+    """The type of options that are paths."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path; given ''")
+    try:
+        return files.expanded(text, "it")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_run(add_parser):
@@ -64,7 +128,7 @@ def _add_run(add_parser):
 
     run = add_parser("run", help="execute the notebooks: figures, tables", description=_RUN)
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="a path, name or number; default: all")
-    run.add_argument("--profile", choices=PROFILES, default="quick", help="the scale (default: %(default)s)")
+    run.add_argument("--profile", choices=PROFILES, help="the scale (default: quick)")
     run.add_argument(
         "-p",
         nargs=2,
@@ -74,133 +138,232 @@ def _add_run(add_parser):
         dest="parameters",
         help="set a notebook's parameter; may be repeated",
     )
-    run.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
+    run.add_argument("--devices", type=_whole, help="how many cores or GPUs to use (default: all)")
     run.add_argument(
         "--dry-run",
         action="store_true",
         help="say what would be trained and how long it takes here; with --out also as a table there",
     )
-    run.add_argument("--out", type=Path, help="folder for figures and executed notebooks (default: figures/)")
-    run.set_defaults(function=_run)
+    run.add_argument("--out", type=_path, help="folder for figures and executed notebooks (default: figures/)")
+    run.set_defaults(checked=_run)
 
 
 def _add_data(add_parser):
     data = add_parser("data", help="find, download, check and describe data", description=_DATA)
     data.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(datasets.FACTS)} (default: all)")
-    data.add_argument("--directory", type=Path, help="where to look first (default: $REPTILE_DATA)")
-    data.add_argument("--sheet", type=Path, metavar="PNG", help="draw a few classes of the dataset into this file")
-    data.set_defaults(function=_data)
+    data.add_argument("--directory", type=_path, help="where to look first (default: $REPTILE_DATA)")
+    data.add_argument("--sheet", type=_path, metavar="PNG", help="draw a few classes of the dataset into this file")
+    data.set_defaults(checked=_data)
 
 
 def _add_bench(add_parser):
     speed = add_parser("bench", help="measure the speed of training", description=_BENCH)
     speed.add_argument("--only", action="append", default=[], metavar="NAME", help="one workload; may be repeated")
-    speed.add_argument("--repeats", type=int, default=5, help="timed calls for each median (default: %(default)s)")
-    speed.add_argument("--devices", type=int, help="how many cores or GPUs to use (default: all)")
-    speed.add_argument("--seeds", type=int, help="how many to train together (default: one a core, eight a GPU)")
+    speed.add_argument("--repeats", type=_whole, default=5, help="timed calls for each median (default: %(default)s)")
+    speed.add_argument("--devices", type=_whole, help="how many cores or GPUs to use (default: all)")
+    speed.add_argument("--seeds", type=_whole, help="how many to train together (default: one a core, eight a GPU)")
     for name in ("order", "precision"):
         speed.add_argument(f"--{name}", help=f"FewShotClassification's {name} (default: that of the profile paper)")
     speed.add_argument("--seconds", type=float, default=250.0, help="time for it all (default: %(default)g)")
-    speed.add_argument("--out", type=Path, help="folder for the table and the numbers (default: figures/)")
-    speed.set_defaults(function=_bench)
+    speed.add_argument("--out", type=_path, help="folder for the table and the numbers (default: figures/)")
+    speed.set_defaults(checked=_bench)
 
 
-def _needs_notebooks(parser: argparse.ArgumentParser) -> None:
+def _needs_notebooks() -> None:
     """Say which extra is missing where only the core is installed."""
     try:
         for name in ("papermill", "matplotlib", "pandas", "tabulate"):
             importlib.import_module(name)
     except ModuleNotFoundError as missing:
-        parser.error(f"this needs {missing.name}: pip install 'reptile-eqx[notebooks]'")
+        raise ValueError(f"this needs {missing.name}: pip install 'reptile-eqx[notebooks]'") from missing
 
 
-def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    _needs_notebooks(parser)
-    notebooks = _notebooks(parser, options.notebooks)
-    out = (options.out or files.figures_directory()).resolve()
-    given = {"profile": options.profile} | {name: _value(text) for name, text in options.parameters}
-    given |= {"devices": options.devices} if options.devices is not None else {}
-    given |= {"figures": str(out)} if options.out else {}
-    _check_parameters(parser, notebooks, given)
-    if options.devices is not None and options.devices < 1:
-        parser.error(f"--devices is how many cores or GPUs to use, at least 1; given {options.devices}")
-    # Planned also where it is not shown: a mistake in the parameters shows before anything is trained.
-    planned = _planned(parser, notebooks, given, "cpu")
+def _run(options: argparse.Namespace) -> Callable[[], int]:
+    _needs_notebooks()
+    from . import notebooks
+
+    opened = {path: notebooks.opened(path) for path in _notebooks(options.notebooks)}
+    known = {path: notebooks.parameters(notebook) for path, notebook in opened.items()}
+    own = [path.stem for path in opened if path.resolve().parent == files.CHECKOUT / "notebooks"]
+    given = _given(options, set().union(*known.values()))
+    if own:
+        given = _checked(given)
+    planned = _planned(own, given, "cpu")
     if options.dry_run and not planned:
-        parser.error("these notebooks train nothing that is planned: the plan is of the project's own")
+        raise ValueError("these notebooks train nothing that is planned: the plan is of the project's own")
+    figures = given.get("figures")
+    out = Path(figures if isinstance(figures, str) else files.figures_directory()).absolute()
+    if not options.dry_run:
+        _check_mini_imagenet(planned, given.get("data"))
+        _check_writable(out / "notebooks" / next(iter(opened)).name)
+    elif figures:
+        _check_writable(out / "plan.md")
+    paper = given["profile"] == "paper"
+    if own:
+        _check_writable(files.data_directory() / "runs" / "any.json")
+        if paper or options.dry_run or given.get("devices") or _JAX & os.environ.keys():
+            planned = _planned(own, given, _platform(given.get("devices")))
     if options.dry_run:
-        return _plan(parser, notebooks, given, options.out)
-    configs = [config for entry in planned for config in entry.configs]
-    if any(getattr(config, "dataset", "") == "mini-imagenet" for config in configs):
-        try:
-            datasets.find_mini_imagenet(given.get("data"))
-        except datasets.DataError as error:
-            parser.error(
-                "nothing was trained, as this takes Mini-ImageNet (which `run 1 2 4` does without, and `run 3 -p train "
-                f"'[\"omniglot-5way-reptile\"]'`). {error}"
-            )
-    return _executed(parser, notebooks, given, out)
+        return functools.partial(_plan, planned, given)
+    todo = [(path, node, {name: given[name] for name in given.keys() & known[path]}) for path, node in opened.items()]
+    return functools.partial(_executed, todo, planned if paper else [], given, out)
 
 
-def _planned(parser, notebooks, given, platform):
-    """What the project's own notebooks among those given train, in order of worth."""
+def _notebooks(names: list[str]) -> list[Path]:
+    folder = files.CHECKOUT / "notebooks"
+    there = sorted(folder.glob("[0-9]*.ipynb"))
+    if not names and not there:
+        raise ValueError(f"no notebooks in {folder}: run this in a checkout of the project, or give a notebook's path")
+    chosen = []
+    for name in names or [str(path) for path in there]:
+        matches = [path for path in there if name in (path.stem, path.stem.split("_")[0])]
+        if Path(name).is_file() or (not matches and name and os.path.lexists(name)):
+            matches = [Path(name)]
+        if not matches:
+            raise ValueError(f"no notebook {name!r}; there are {', '.join(path.stem for path in there)}")
+        chosen += matches
+    return chosen
+
+
+def _given(options: argparse.Namespace, known: set[str]) -> dict[str, Any]:
+    """The parameters that are set, by name."""
+    given = {name: _value(text) for name, text in options.parameters}
+    out = options.out and str(options.out.absolute())
+    asked = {"profile": options.profile, "devices": options.devices, "figures": out}
+    for name, option in (("profile", "--profile"), ("devices", "--devices"), ("figures", "--out")):
+        if asked[name] is not None and name in given:
+            raise ValueError(f"{option} and -p {name} are the same: give one of the two")
+    if options.devices is not None:
+        checks.whole("devices", options.devices)
+    if unknown := sorted(given.keys() - known - asked.keys()):
+        there = f"there are {', '.join(sorted(known))}" if known else "no cell has the tag `parameters`"
+        raise ValueError(f"no notebook has a parameter {', '.join(unknown)}; {there}")
+    return {"profile": "quick"} | given | {name: value for name, value in asked.items() if value is not None}
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """What the project's own notebooks are given, where it is what they take; `_planned` checks the rest.
+
+    Paths are made absolute, as those that somebody types are relative to where he stands, not to the notebooks.
+    """
+    given = {name: value for name, value in given.items() if value is not None or name == "profile"}
+    for name in given.keys() & {"devices", "iterations"}:
+        given[name] = checks.whole(name, given[name])
+    for name in given.keys() & {"figures", "data", "pictures", "checkpoints"}:
+        if not isinstance(given[name], str) or not given[name]:
+            raise ValueError(f"`{name}` is {given[name]!r}; expected a folder")
+        folder = files.expanded(given[name], f"`{name}`").absolute()
+        if name in ("data", "pictures") and not folder.is_dir():
+            raise ValueError(f"`{name}` is {folder}, which is no folder that is there")
+        given[name] = str(folder)
+    train = given.get("train", [])
+    if not isinstance(train, list | tuple) or not all(isinstance(name, str) for name in train):
+        raise ValueError(f"`train` is a list of trainings, such as ['omniglot-5way-reptile']; given {train!r}")
+    return given
+
+
+def _value(text: str) -> Any:
+    """A parameter's value: a Python literal such as `3`, `[0, 1]` or `None`, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
+def _planned(own: Sequence[str], given: dict[str, Any], platform: str) -> list[Any]:
+    """What the project's own notebooks train, in order of worth."""
     from .paper.catalogue import Scale, entries
 
-    own = [notebook.stem for notebook in notebooks if notebook.resolve().parent == files.CHECKOUT / "notebooks"]
     scale = {name: given[name] for name in ("seeds", "outer_iterations", "eval_tasks") if name in given}
-    try:
-        found = entries(Scale(given["profile"], **scale, platform=platform), given.get("train")) if own else {}
-    except (TypeError, ValueError) as error:
-        parser.error(str(error))
+    found = entries(Scale(given["profile"], **scale, platform=platform), given.get("train")) if own else {}
     return [entry for entry in found.values() if entry.notebook in own]
 
 
-def _plan(parser, notebooks, given, out):
+def _check_mini_imagenet(planned: Sequence[Any], data: str | None) -> None:
+    configs = [config for entry in planned for config in entry.configs]
+    if any(getattr(config, "dataset", "") == "mini-imagenet" for config in configs):
+        try:
+            datasets.find_mini_imagenet(data)
+        except datasets.DataError as error:
+            raise ValueError(
+                "nothing was trained, as this takes Mini-ImageNet (which `run 1 2 4` does without, and `run 3 -p train "
+                f"'[\"omniglot-5way-reptile\"]'`). {error}"
+            ) from error
+
+
+def _check_writable(path: Path) -> None:
+    """Raises `files.Unwritable` where no file could be written there; makes its folder."""
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+_JAX = {"JAX_PLATFORMS", "XLA_FLAGS"}
+_START = "import sys; from reptile_eqx import use_devices; print(use_devices(*map(int, sys.argv[1:]))[0].platform)"
+
+
+def _platform(devices: int | None) -> str:
+    """What JAX trains on here, "cpu" or "gpu"; raises `ValueError` where it does not start, or has too few devices.
+
+    In a process of its own, as JAX ends the one in which it meets an unknown flag, and holds a GPU's memory.
+    """
+    command = [sys.executable, "-c", _START, *([] if devices is None else [str(devices)])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
+        logged = [line for line in lines if re.match(r"[EF]\d{4} ", line)]
+        telling = lines[-1] if lines[0].startswith("Traceback") or not logged else logged[0].split("] ", 1)[-1]
+        told = ", ".join(f"{name}={os.environ[name]}" for name in sorted(_JAX & os.environ.keys()))
+        raise ValueError(
+            f"JAX does not start here: {telling.removeprefix('RuntimeError: ')}"
+            + (told and f" ({told}: correct or unset it)")
+        )
+    platform = done.stdout.split()[-1]
+    if platform == "cpu" and (devices or 1) > (cores := os.cpu_count() or 1):
+        raise ValueError(f"`devices` is {devices}, and this machine has {cores} cores and no GPU that JAX uses")
+    return platform
+
+
+def _plan(planned: Sequence[Any], given: dict[str, Any]) -> int:
     """Print what is left to train, and how long that takes here."""
     from tabulate import tabulate
 
-    from .paper import bench, plan, report
+    from .paper import plan, report
 
-    try:
-        planned = _planned(parser, notebooks, given, bench.platform_of(given.get("devices")))
-    except RuntimeError as error:
-        parser.error(str(error))
     left = plan.readable(plan.table(planned, given.get("devices"), given.get("figures")))
     right = ["left" if name in ("Notebook", "What") else "right" for name in left]
     print(tabulate(left, headers="keys", showindex=False, disable_numparse=True, colalign=right))
-    if out:
+    if given.get("figures"):
         title = f"What the profile {given['profile']} trains, and how long that takes here"
-        report.save_table(left, "plan", title, [], out)
+        report.save_table(left, "plan", title, [], given["figures"])
     return 0
 
 
-def _executed(parser, notebooks, given, out):
-    """Execute the notebooks, at the paper's scale each when what it shows has been trained; returns how many failed."""
-    import papermill
+def _executed(todo: Sequence[tuple], planned: Sequence[Any], given: dict[str, Any], out: Path) -> int:
+    """Execute notebooks, each when what is `planned` for it has been trained; returns how many failed.
 
-    from .paper import bench
+    `todo` has the path of each, the notebook, and its parameters.
+    """
+    from . import notebooks
 
-    paper = given["profile"] == "paper"
-    planned = _planned(parser, notebooks, given, bench.platform_of(given.get("devices"))) if paper else []
-
-    def needs(notebook):
+    def needs(path):
         """What is trained up to the last that a notebook shows."""
-        last = max((i for i, entry in enumerate(planned, 1) if entry.notebook == notebook.stem), default=0)
+        last = max((i for i, entry in enumerate(planned, 1) if entry.notebook == path.stem), default=0)
         return planned[:last]
 
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
     began, failed = time.time(), []
-    for notebook in sorted(notebooks, key=lambda notebook: len(needs(notebook)) or math.inf):
-        if needs(notebook):
-            _train_apart(needs(notebook), given)
-        print(f"\n{notebook.name}", file=sys.stderr)
-        known = papermill.inspect_notebook(str(notebook))
-        problem = _execute(notebook, out / "notebooks" / notebook.name, {k: v for k, v in given.items() if k in known})
+    for path, notebook, parameters in sorted(todo, key=lambda one: len(needs(one[0])) or math.inf):
+        if needs(path):
+            _train_apart(needs(path), given)
+        print(f"\n{path.name}", file=sys.stderr)
+        problem = notebooks.execute(notebook, path, out / "notebooks" / path.name, parameters)
         if problem:
-            failed.append(notebook.name)
-            print(f"{notebook.name} failed:\n{problem}", file=sys.stderr)
-    made = sorted(path for path in out.rglob("*") if path.is_file() and path.stat().st_mtime >= began)
-    print(f"\n{len(notebooks) - len(failed)} of {len(notebooks)} notebooks executed in {time.time() - began:.0f} s.")
+            failed.append(path.name)
+            print(f"{path.name} failed:\n{problem}", file=sys.stderr)
+    made = notebooks.made_since(out, began)
+    print(f"\n{len(todo) - len(failed)} of {len(todo)} notebooks executed in {time.time() - began:.0f} s.")
     print("\n".join([f"Made in {out}:", *(f"  {path.relative_to(out)}" for path in made)]) if made else "Nothing made.")
     if failed:
         print(f"Failed: {', '.join(failed)}; the error is at the end of each one in {out / 'notebooks'}.")
@@ -214,114 +377,66 @@ def _train_apart(planned: Sequence[Any], given: dict[str, Any]) -> None:
     """
     from .paper import plan
 
-    arguments = (planned, given.get("data"), given.get("devices"), given.get("figures"))
-    process = multiprocessing.get_context("spawn").Process(target=plan.train, args=arguments)
-    process.start()
-    process.join()
+    status = children.call(plan.train, planned, given.get("data"), given.get("devices"), given.get("figures"))
+    if status:
+        how = f"with status {status}" if status > 0 else f"by signal {-status}"
+        how += ", as the system does where memory runs out" if status == -9 else ""
+        print(f"Training was ended {how}; what it had kept is there, and the notebooks go on.", file=sys.stderr)
 
 
-def _execute(notebook: Path, executed: Path, parameters: dict[str, Any]) -> str:
-    """Execute one notebook; returns what went wrong, or nothing."""
-    import nbclient.exceptions
-    import papermill
-    import papermill.exceptions
-
-    try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(executed),
-            parameters=parameters,
-            cwd=str(notebook.parent),
-            progress_bar=False,
-            stderr_file=sys.stderr,
-        )
-    except papermill.exceptions.PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}"
-    except (papermill.exceptions.PapermillException, nbclient.exceptions.DeadKernelError) as error:
-        return str(error)
-    finally:
-        _forget_machine(executed)
-    return ""
-
-
-def _forget_machine(executed: Path) -> None:
-    """Take this machine's paths and what is left of progress bars out of an executed notebook."""
-    import nbformat
-
-    if executed.exists():
-        notebook = nbformat.read(executed, 4)
-        for name in ("input_path", "output_path", "parameters", "environment_variables"):
-            notebook.metadata.get("papermill", {}).pop(name, None)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
-        nbformat.write(notebook, executed)
-
-
-def _notebooks(parser: argparse.ArgumentParser, names: list[str]) -> list[Path]:
-    folder = files.CHECKOUT / "notebooks"
-    there = sorted(folder.glob("[0-9]*.ipynb"))
-    if not names and not there:
-        parser.error(f"no notebooks in {folder}: run this in a checkout of the project, or give a notebook's path")
-    chosen = []
-    for name in names or [str(path) for path in there]:
-        matches = [Path(name)] if Path(name).is_file() else [p for p in there if name in (p.stem, p.stem.split("_")[0])]
-        if not matches:
-            parser.error(f"no notebook {name!r}; there are {', '.join(path.stem for path in there)}")
-        chosen += matches
-    return chosen
-
-
-def _check_parameters(parser: argparse.ArgumentParser, notebooks: list[Path], given: dict[str, Any]) -> None:
-    import papermill
-
-    known = {name for notebook in notebooks for name in papermill.inspect_notebook(str(notebook))}
-    unknown = sorted(given.keys() - known - {"profile", "devices", "figures"})
-    if unknown:
-        parser.error(f"no notebook has a parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-
-
-def _value(text: str) -> Any:
-    """A parameter's value: a Python literal such as `3`, `[0, 1]` or `None`, else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _data(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def _data(options: argparse.Namespace) -> Callable[[], int]:
     unknown = [name for name in options.names if name not in datasets.FACTS]
     if unknown:
-        parser.error(f"unknown dataset {', '.join(unknown)}; there are {', '.join(datasets.FACTS)}")
+        raise ValueError(f"unknown dataset {', '.join(unknown)}; there are {', '.join(datasets.FACTS)}")
+    if options.directory and not options.directory.is_dir():
+        raise ValueError(f"--directory is {options.directory}, which does not exist or is no folder")
+    if options.sheet:
+        _check_writable(options.sheet)
+    return functools.partial(_described, options.names, options.directory, options.sheet)
+
+
+def _described(names: Sequence[str], directory: Path | None, sheet: Path | None) -> int:
+    """Describe and draw datasets, all where none are named; returns how many are not what they should be."""
     failed = 0
-    for name in options.names or datasets.FACTS:
+    for name in names or datasets.FACTS:
         try:
-            data = datasets.load(name, options.directory, verify=True)
+            data = datasets.load(name, directory, verify=True)
         except (datasets.DataError, OSError) as error:
             print(f"{name}: {error}\n", file=sys.stderr)
-            failed += bool(options.names) or not isinstance(error, datasets.Unavailable)
+            failed += bool(names) or not isinstance(error, datasets.Unavailable)
             continue
         print(f"{datasets.describe(data)}\n")
-        if options.sheet:
-            numbered = len(options.names or datasets.FACTS) > 1
-            sheet = options.sheet.with_stem(f"{options.sheet.stem}-{name}") if numbered else options.sheet
-            datasets.contact_sheet(data, sheet)
-            print(f"A few classes: {sheet}\n")
+        if sheet:
+            drawn = sheet.with_stem(f"{sheet.stem}-{name}") if len(names or datasets.FACTS) > 1 else sheet
+            datasets.contact_sheet(data, drawn)
+            print(f"A few classes: {drawn}\n")
     return failed
 
 
-def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    _needs_notebooks(parser)
+def _bench(options: argparse.Namespace) -> Callable[[], int]:
+    _needs_notebooks()
     from .paper import bench
 
     given = {name: getattr(options, name) for name in ("order", "precision")}
     settings = {name: value for name, value in given.items() if value is not None}
+    for name in ("repeats", "devices", "seeds", "seconds"):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value < math.inf:
+            raise ValueError(f"`{name}` is {value}; expected 1 or more")
+    if unknown := [name for name in options.only if name not in bench.WORKLOADS]:
+        raise ValueError(f"nothing called {', '.join(unknown)} to measure; there are {', '.join(bench.WORKLOADS)}")
+    for name in options.only or bench.WORKLOADS:
+        bench.configurations(name, 1, **settings)
+    _check_writable((options.out or files.figures_directory()) / "bench.json")
+    _platform(options.devices)
     scale = (options.repeats, options.devices, options.out, options.seconds, options.seeds)
-    try:
-        made = bench.bench(options.only, *scale, **settings)
-    except (ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    print("\nMade:", *(f"  {path}" for path in made), sep="\n")
+    return functools.partial(_measured, options.only, *scale, **settings)
+
+
+def _measured(*asked: Any, **settings: Any) -> int:
+    from .paper import bench
+
+    print("\nMade:", *(f"  {path}" for path in bench.bench(*asked, **settings)), sep="\n")
     return 0
 
 

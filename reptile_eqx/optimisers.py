@@ -28,22 +28,22 @@ def annealed_sgd(step_size: Number, iterations: int) -> optax.GradientTransforma
 
     def init(params):
         del params
-        return AnnealedState(jnp.zeros((), jnp.int32), jnp.asarray(iterations, float))
+        return AnnealedState(jnp.zeros((), jnp.int32), 1 / jnp.asarray(iterations, float))
 
     def update(updates, state, params=None):
         del params
-        rate = -1 * (step_size * jnp.maximum(0, 1 - state.count / state.iterations))
+        rate = -1 * (step_size * jnp.maximum(0, 1 - state.count * state.share))
         moved = jax.tree.map(lambda g: jnp.asarray(rate, g.dtype) * g, updates)
-        return moved, AnnealedState(state.count + 1, state.iterations)
+        return moved, AnnealedState(state.count + 1, state.share)
 
     return optax.GradientTransformation(init, update)
 
 
 class AnnealedState(NamedTuple):
-    """Iterations so far, and in all: in the state, so that one compiled program serves every length of training."""
+    """Iterations so far, and what share of all one is: in the state, so that one program serves every length."""
 
     count: Int[Array, ""]
-    iterations: Float[Array, ""]
+    share: Float[Array, ""]
 
 
 class RollingAdamState(NamedTuple):

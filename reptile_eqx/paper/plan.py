@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import pandas as pd
 
-from ..datasets import ImageClasses, load
+from ..datasets import DataError, ImageClasses, load
 from ..runs.configuration import Configuration
 from ..runs.devices import use_devices
 from ..runs.records import Record
@@ -43,17 +43,20 @@ def train(entries: Iterable[Entry], data: str | None, devices: int | None, figur
     """Train what is not there yet, in the order given, and keep the records where the notebooks of `paper` look.
 
     `data` is the folder of the datasets (`datasets.load`); see `use_devices` and `run` for the rest. An entry that
-    XLA cannot run, as it does not fit into a GPU's memory, is printed with its error, and those after it go on.
+    XLA cannot run, as it does not fit into a GPU's memory, or whose data is not to be had, is printed with its error,
+    and those after it go on.
     """
     used = use_devices(devices)
     for entry in entries:
         print(f"\n{entry.notebook}: {entry.name}", file=sys.stderr)
         configs = entry.configs
-        dataset = load(configs[0].dataset, data) if isinstance(configs[0], FewShotClassification) else None
         try:
+            dataset = load(configs[0].dataset, data) if isinstance(configs[0], FewShotClassification) else None
             run(configs, dataset, publish=True, figures=figures, devices=used)
         except jax.errors.JaxRuntimeError:
             traceback.print_exc()
+        except DataError as error:
+            print(f"{entry.name} was not trained: {error}", file=sys.stderr)
 
 
 def table(
