@@ -20,6 +20,7 @@ MADE = {
         "sine-initialisations",
         "sine-summary",
         "sine-maml-settings",
+        "claims-1-sine",
     ],
     "2_analysis": [
         "analysis-expansion",
@@ -28,13 +29,19 @@ MADE = {
         "analysis-inner-products",
         "analysis-distance",
         "figure-2-manifolds",
+        "claims-2-analysis",
     ],
-    "3_classification": ["omniglot-5way-learning-curves", "table-1-mini-imagenet", "table-2-omniglot"],
+    "3_classification": [
+        "omniglot-task",
+        "omniglot-5way-learning-curves",
+        "table-1-mini-imagenet",
+        "table-2-omniglot",
+        "here-accuracy",
+        "claims-3-tables",
+    ],
     "4_ablations": [
         "figure-3-gradient-combinations",
-        "figure-4a-inner-iterations",
-        "figure-4b-batch-size",
-        "figure-4c-outer-step-size",
+        "figure-4-overlap",
         "ablation-hyper-parameters",
         "ablation-momentum",
         "ablation-adam-state",
@@ -43,6 +50,10 @@ MADE = {
         "ablation-order-gain",
         "ablation-precision",
         "ablation-precision-gain",
+        "claims-4-figure-3",
+        "claims-4-figure-4",
+        "claims-4-table-3",
+        "claims-4-faster",
     ],
     "5_your_own_tasks": [
         "own-pictures-learning",
@@ -75,7 +86,7 @@ def test_smoke(name, tmp_path, monkeypatch):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    figures = Path(os.environ["REPTILE_HOME"]) / "figures"
+    figures = Path(os.environ["REPTILE_HOME"]) / "figures" / "smoke"
     for stem in MADE[name]:
         kinds = {path.suffix for path in figures.glob(f"{stem}.*")}
         assert kinds >= {".png", ".svg", ".json"} or kinds >= {".md", ".csv", ".tex", ".json"}, stem

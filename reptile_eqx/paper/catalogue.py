@@ -8,6 +8,8 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..checks import MOST_SEED, whole
@@ -51,6 +53,7 @@ class Scale(NamedTuple):
     - `seeds`: how many, or which, training seeds.
     - `outer_iterations`, `eval_tasks`: how long, and how many tasks Tables 1 and 2 are evaluated on.
     - `dataset`: the name of what is there of Omniglot or stands in for it (`datasets.FACTS`).
+    - `override`: what else is to be otherwise in every run that has such a field, by its name.
     - `platform`: "cpu" or "gpu". On a GPU `paper` takes the tasks of Tables 1 and 2 in parallel order: those of all
       seeds make one batched program, and no loss of accuracy was seen (notebook 4).
     """
@@ -61,6 +64,7 @@ class Scale(NamedTuple):
     eval_tasks: int | None = None
     dataset: str = "omniglot"
     platform: str = "cpu"
+    override: Mapping[str, Any] = MappingProxyType({})
 
     def settings(self, profiles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """A profile's settings, with `outer_iterations` overridden; raises `ValueError` for what cannot be."""
@@ -368,7 +372,20 @@ def entries(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Entry
         Entry(ablations, "What may be faster", faster, TABLE_3[5]["outer_iterations"]),
         *[table for table in tables if table not in reptile],
     ]
-    return {entry.name: entry for entry in found}
+    known = sorted({field.name for entry in found for config in entry.configs for field in fields(config)})
+    if unknown := sorted(scale.override.keys() - set(known)):
+        raise ValueError(f"`settings` has {', '.join(unknown)}, which no run has; there are {', '.join(known)}")
+    return {entry.name: entry._replace(runs=_overridden(entry.runs, scale.override)) for entry in found}
+
+
+def _overridden(runs: Any, override: Mapping[str, Any]) -> Any:
+    """The same runs with other settings, where they have such fields."""
+    if isinstance(runs, dict):
+        return {key: _overridden(child, override) for key, child in runs.items()}
+    if isinstance(runs, list):
+        return [_overridden(child, override) for child in runs]
+    own = {field.name for field in fields(runs)}
+    return replace(runs, **{name: value for name, value in override.items() if name in own})
 
 
 def _leaves(runs: Any) -> Iterator[Any]:

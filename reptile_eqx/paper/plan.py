@@ -12,7 +12,7 @@ import pandas as pd
 from ..datasets import DataError, ImageClasses, load
 from ..runs.configuration import Configuration
 from ..runs.devices import use_devices
-from ..runs.records import Record
+from ..runs.records import Record, find_record
 from ..runs.run import iterations_left, run
 from . import bench
 from .catalogue import Entry
@@ -37,6 +37,13 @@ def trained(entry: Entry, data: ImageClasses | None = None, **settings: Any) -> 
         return [records[config] for config in node]
 
     return placed(entry.runs), list(records.values())
+
+
+def on_record(runs: Any, figures: str | os.PathLike | None = None) -> Any:
+    """The records that there are of an entry's `runs`, each in its place; nothing is trained."""
+    if isinstance(runs, dict):
+        return {key: on_record(child, figures) for key, child in runs.items()}
+    return [record for record in (find_record(config, figures) for config in runs) if record]
 
 
 def train(entries: Iterable[Entry], data: str | None, devices: int | None, figures: str | os.PathLike | None) -> None:

@@ -7,12 +7,15 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
+from ..datasets import ImageClasses
 from ..runs.records import Record
 from .report import task_name
-from .settings import SWEPT
-from .statistics import SETTINGS, finished, shots_of
+from .settings import SWEPT, TABLE_1, TABLE_2
+from .statistics import SETTINGS, cells_of, finished, shots_of
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
@@ -40,7 +43,7 @@ def _finish(figure: Figure, title: str, note: str = "", columns: int = 5) -> Fig
     for axes in figure.axes:
         axes.grid(alpha=0.25)
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3.5)
     figure.suptitle(_noted(title, note), fontsize=10)
     return figure
 
@@ -69,24 +72,24 @@ def _curve(
 
 
 def _points(
-    axes: Axes,
-    places: Sequence[float | int],
-    points: Sequence[Sequence[Record]],
-    value: Callable[[Record], float],
-    **look: Any,
+    axes: Axes, places: Sequence[float | int], points: Sequence[Sequence[Record]], shots: str, setting: str, **look: Any
 ) -> None:
-    """`value(record)` at each place: mean over seeds, with bars from the lowest to the highest.
+    """Final accuracy in percent at each place: mean over seeds, with bars from the lowest to the highest.
 
-    A cross on the axis marks a place where a training diverged; it counts neither in the mean nor in the bar.
+    The bar of a single seed is the 95 % interval over its tasks. A cross on the axis marks a place where a training
+    diverged; it counts neither in the mean nor in the bar.
     """
     for place, records in zip(places, points, strict=True):
         if any(record.status != "finished" for record in records):
             cross: dict[str, Any] = dict(marker="x", markersize=8, color=look["color"], clip_on=False, zorder=5)
             axes.plot(place, 0, transform=axes.get_xaxis_transform(), **cross)
-    values = [[value(r) for r in records if r.status == "finished"] or [np.nan] for records in points]
+    missing = {"mean": np.nan, "ci95": np.nan}
+    found = [cells_of(records, shots, setting) or [missing] for records in points]
+    values = [[100 * cell["mean"] for cell in cells] for cells in found]
     means = np.array([np.mean(v) for v in values])
-    reach = [means - [min(v) for v in values], [max(v) for v in values] - means]
-    axes.errorbar(places, means, reach if max(map(len, values)) > 1 else None, capsize=2, **look)
+    alone = np.array([100 * cells[0]["ci95"] if len(cells) == 1 else 0 for cells in found])
+    reach = [means - [min(v) for v in values] + alone, [max(v) for v in values] - means + alone]
+    axes.errorbar(places, means, reach, capsize=2, **look)
 
 
 def _panel(axes: Axes, record: Record, title: str) -> None:
@@ -94,13 +97,17 @@ def _panel(axes: Axes, record: Record, title: str) -> None:
     x, wave = shown["wave"]
     predictions = np.array(shown["predictions"])
     axes.plot(x, wave, color="black", linewidth=1.2, label="true wave")
-    steps = sorted({0, 8, 16, len(predictions) - 1} & set(range(len(predictions))))
+    steps = sorted({0, 1, 4, 8, len(predictions) - 1} & set(range(len(predictions))))
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(steps)))
     for shade, step in zip(shades, steps, strict=True):
-        axes.plot(x, predictions[step], color=shade, label=f"after {step} steps" if step else "before")
+        axes.plot(x, predictions[step], color=shade, label=_after(step))
     axes.plot(*shown["points"], "^", color=VERMILION, markersize=6, label="sampled points")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("x")
+
+
+def _after(steps):
+    return "before" if steps == 0 else "after 1 step" if steps == 1 else f"after {steps} steps"
 
 
 def figure_1(panels: Mapping[str, Record], note: str = "") -> Figure:
@@ -114,7 +121,52 @@ def figure_1(panels: Mapping[str, Record], note: str = "") -> Figure:
     for axes, (title, record) in zip(row, panels.items(), strict=True):
         _panel(axes, record, title)
     row[0].set_ylabel("f(x)")
-    return _finish(figure, "Figure 1: 32 gradient steps on 10 sampled points", note, 6)
+    return _finish(figure, "Figure 1: 32 gradient steps on 10 sampled points", note, 7)
+
+
+def figure_1_moving(panels: Mapping[str, Record]) -> list[Image.Image]:
+    """Figure 1 as it happens: a picture for each number of gradient steps; arguments as `figure_1` has them."""
+    figure, row = plt.subplots(1, len(panels), figsize=(9, 2.9), sharey=True, layout="constrained", dpi=80)
+    lines = []
+    for axes, (title, record) in zip(row, panels.items(), strict=True):
+        shown = record.results["shown"]
+        axes.plot(*shown["wave"], color="black", linewidth=1.2, label="true wave")
+        axes.plot(*shown["points"], "^", color=VERMILION, markersize=6, label="sampled points")
+        (line,) = axes.plot([], [], color=BLUE, linewidth=2, label="the network")
+        axes.set(title=title, xlabel="x", ylim=(-5.5, 5.5))
+        lines.append((line, shown["wave"][0], shown["predictions"]))
+    row[0].set_ylabel("f(x)")
+    _finish(figure, " ", columns=3)
+    canvas, frames = FigureCanvasAgg(figure), []
+    for step in range(len(lines[0][2])):
+        for line, x, predictions in lines:
+            line.set_data(x, predictions[step])
+        figure.suptitle(f"after {step} gradient steps on ten points", fontsize=10)
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    plt.close(figure)
+    return frames
+
+
+def characters(data: ImageClasses, seed: int = 0, ways: int = 5, shots: int = 2) -> Figure:
+    """Some of a dataset's classes, and a task of such classes: its support, then a query for each."""
+    rng = np.random.default_rng(seed)
+    some = rng.choice(len(data.classes), (3, 10), replace=False)
+    of_task = rng.choice(len(data.classes), ways, replace=False)
+    figure = plt.figure(figsize=(9, 3.2), layout="constrained")
+    left, middle, right = figure.subfigures(1, 3, width_ratios=(10, shots * 2, 2))  # ty: ignore[not-iterable]
+    sheets = {
+        left: (3, 10, [data.of_class(int(c))[0] for c in some.ravel()], "some classes, a drawing of each"),
+        middle: (ways, shots, [one for c in of_task for one in data.of_class(int(c))[:shots]], "one task: support"),
+        right: (ways, 1, [data.of_class(int(c))[shots] for c in of_task], "query"),
+    }
+    for part, (rows, columns, images, title) in sheets.items():
+        part.suptitle(title, fontsize=9)
+        for axes, image in zip(part.subplots(rows, columns, squeeze=False).ravel(), images, strict=True):
+            axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=255)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return figure
 
 
 def loss_by_steps(methods: Mapping[str, Sequence[Record]], note: str = "") -> Figure:
@@ -150,7 +202,8 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
 def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     """Accuracy on unseen classes along training: mean over seeds, shaded from the lowest to the highest.
 
-    Of one seed, shaded is the 95 % interval over the tasks of a point.
+    Of one seed, shaded is the 95 % interval over the tasks of a point. Triangles at the right are the paper's (Tables 1
+    and 2).
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     records = finished(records)
@@ -163,10 +216,21 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
             axes.plot(iterations, means.mean(0), style, color=colour, label=f"{label}, {SETTINGS[setting]}")
             low, high = means.min(0) - over_tasks, np.minimum(means.max(0) + over_tasks, 100)
             axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
+            for paper in _papers(records[0], label, setting):
+                place: dict[str, Any] = dict(transform=axes.get_yaxis_transform(), clip_on=False, linestyle="")
+                axes.plot(1.02, paper, marker="<", color=colour, fillstyle="full" if style == "-" else "none", **place)
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
     return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; {seeds}", note, 2)
+
+
+def _papers(record, shots, setting):
+    """The paper's accuracy of Reptile in such a cell, where it has one."""
+    table = {"omniglot": TABLE_2, "mini-imagenet": TABLE_1}.get(record.config["dataset"], {})
+    row = table.get("Reptile + Transduction" if setting == "transductive" else "Reptile", {})
+    cell = row.get((int(shots.split("-")[0]), record.config["ways"]))
+    return [cell[0]] if cell else []
 
 
 def _accuracy(shots: str, setting: str) -> Callable[[Any], float]:
@@ -202,45 +266,65 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return np.nanmean([padded[:-2], padded[1:-1], padded[2:]], axis=0)
 
 
-def figure_4(
-    panel: str,
-    lines: Mapping[str, Mapping[float | int, Sequence[Record]]],
-    note: str = "",
-    setting: str = "alone",
-    reference: float | None = None,
-) -> Figure:
-    """A panel of Figure 4: final accuracy against what it sweeps; bars: range over seeds.
+_LOOKS = {
+    "Reptile": (BLUE, "-", "o"),
+    "FOMAML, shared tail, cycle": (VERMILION, "-", "s"),
+    "FOMAML, shared tail, replacement": (ORANGE, "--", "D"),
+    "FOMAML, separate tail, cycle": (GREEN, "-", "^"),
+    "FOMAML, separate tail, replacement": (GREY, "--", "v"),
+}
 
-    `reference` is an accuracy in percent to draw beside 4c's full batches, Reptile's with batches of 25.
+
+def figure_4(
+    panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]], note: str = "", setting: str = "alone"
+) -> Figure:
+    """Figure 4: final accuracy against what each panel sweeps, on one scale.
+
+    Bars: the range over seeds, or with a single seed the 95 % interval over its tasks. The inset of 4a is its upper
+    part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    looks = {
-        "Reptile": (BLUE, "-", "o"),
-        "FOMAML, shared tail, cycle": (VERMILION, "-", "s"),
-        "FOMAML, shared tail, replacement": (VERMILION, "--", "s"),
-        "FOMAML, separate tail, cycle": (GREEN, "-", "^"),
-        "FOMAML, separate tail, replacement": (GREEN, "--", "^"),
-    }
-    value = _accuracy("5-shot", setting)
-    for line, points in lines.items():
-        look = dict(zip(("color", "linestyle", "marker"), looks[line], strict=True))
-        label = _without_diverged([record for records in points.values() for record in records], line)[1]
-        _points(axes, list(points), list(points.values()), lambda r: value(r.results), label=label, **look)
-    if reference is not None:
-        axes.axhline(reference, color=BLUE, linestyle=":", label="Reptile, batches of 25 images, outer step size 1")
+    figure, row = plt.subplots(1, len(panels), figsize=(11.5, 4.6), sharey=True, layout="constrained")
     swept = {
         "4a": "inner-loop iterations",
-        "4b": "inner-loop batch size (images; with a separate tail 75 at most)",
-        "4c": "outer step size (batches of all 100 images)",
-    }[panel]
-    axes.set(xlabel=swept, ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
-    if panel == "4c":
-        axes.set_xscale("log")
-    return _finish(figure, f"Figure {panel}, on unseen classes", note, 2)
+        "4b": "inner-loop batch size (images;\nwith a separate tail 75 at most)",
+        "4c": "outer step size\n(batches of all 100 images)",
+    }
+    for axes, (panel, lines) in zip(row, panels.items(), strict=True):
+        axes.set(xlabel=swept[panel], title=panel, ylim=(0, 100))
+        inset = axes.inset_axes((0.5, 0.08, 0.47, 0.42), ylim=(85, 100)) if panel == "4a" else None
+        for line, points in lines.items():
+            look = dict(zip(("color", "linestyle", "marker"), _LOOKS[line], strict=True))
+            label = _without_diverged([record for records in points.values() for record in records], line)[1]
+            for where in (axes, inset) if inset else (axes,):
+                _points(
+                    where, list(points), list(points.values()), "5-shot", setting, label=label, markersize=4, **look
+                )
+        if inset:
+            inset.tick_params(labelsize=7)
+            inset.grid(alpha=0.25)
+        if panel == "4b":
+            axes.set_xticks(sorted({value for points in lines.values() for value in points}))
+        if panel == "4c":
+            axes.set_xscale("log")
+            reference = panels.get("4a", {}).get("Reptile", {}).get(4, ())
+            for cell in cells_of(reference, "5-shot", setting)[:1]:
+                axes.axhline(100 * cell["mean"], color=BLUE, linestyle=":")
+                axes.text(
+                    0.98,
+                    100 * cell["mean"] - 2,
+                    "Reptile, batches of 25",
+                    color=BLUE,
+                    fontsize=8,
+                    ha="right",
+                    va="top",
+                    transform=axes.get_yaxis_transform(),
+                )
+    row[0].set_ylabel(f"5-shot accuracy (%), {SETTINGS[setting]}")
+    return _finish(figure, "Figure 4: what overlapping batches do, on unseen classes", note, 3)
 
 
 def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: str = "") -> Figure:
-    """Final accuracy against each of `SWEPT`, a panel each, its values evenly spaced; bars: range over seeds."""
+    """Final accuracy against each of `SWEPT`, a panel each, its values evenly spaced; bars as in `figure_4`."""
     columns = min(2, len(sweeps))
     rows = -(-len(sweeps) // columns)
     size = (4.6 * columns, 3.2 * rows + 0.6)
@@ -249,10 +333,9 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
         places, groups = range(len(points)), list(points.values())
         for shots, colour in zip(shots_of(groups[0]), (BLUE, VERMILION), strict=False):
             for setting, style in (("transductive", "-"), ("alone", "--")):
-                value = _accuracy(shots, setting)
                 label = f"{shots}, {SETTINGS[setting]}"
                 look = dict(color=colour, linestyle=style, marker="o", markersize=4, label=label)
-                _points(axes, places, groups, lambda record, value=value: value(record.results), **look)
+                _points(axes, places, groups, shots, setting, **look)
         axes.set_xticks(places, [f"{value:g}" for value in points])
         axes.set_xlabel(SWEPT[swept])
         axes.margins(x=0.15)
@@ -288,6 +371,7 @@ def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, n
             axes.loglog(alphas, errors[label], linestyle=style, color=COLOURS[label], linewidth=2, label=label)
         guide = errors["Reptile"][0] * (alphas / alphas[0]) ** 2
         axes.loglog(alphas, guide, color="black", linewidth=0.8, linestyle=(0, (1, 3)), label="slope 2")
+        axes.axvline(TRAINED_WITH, color=GREY, linewidth=1, linestyle="--", label=f"α = {TRAINED_WITH}, as trained")
         axes.set(xlabel="inner step size α", title=f"sine MLP, {name}, k = {len(inner) + 1}")
     row[0].set_ylabel("norm of (exact - expansion)")
     return _finish(figure, "Errors of the expansions", columns=11)
@@ -303,11 +387,17 @@ def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, M
                 label = f"{algorithm}, k = {k}"
                 axes.loglog(alphas * k, values, marker=marker, markersize=4, color=COLOURS[algorithm], label=label)
         axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":", label="2 %")
+        axes.axvline(0.1, color="black", linewidth=0.8, linestyle="--", label="αk = 0.1")
+        trained = {"color": GREY, "alpha": 0.25, "linewidth": 0, "label": f"α = {TRAINED_WITH}, as trained"}
+        axes.axvspan(TRAINED_WITH * min(errors), TRAINED_WITH * max(errors), **trained)
         axes.set(xlabel="αk", ylim=(1e-5, 1e3))
         axes.set_title(name, fontsize=10)
     row[0, 0].set_ylabel("relative error of AvgGradInner's coefficient")
     return _finish(figure, "Where the Taylor series breaks")
 
+
+TRAINED_WITH = 0.02
+"""The inner step size of Section 4's trainings."""
 
 WATCHED = {
     "same": "inner product, same task",

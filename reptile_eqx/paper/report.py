@@ -8,10 +8,11 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 from tabulate import tabulate
 
 from ..datasets import FACTS
-from ..files import figures_directory, replacing
+from ..files import expanded, figures_directory, replacing
 from ..runs.processes import as_json, first_process, write
 from ..runs.records import Record, environment
 
@@ -47,6 +48,16 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
     return "; ".join(said)
 
 
+def folder(profile: str, figures: str | os.PathLike | None = None) -> Path:
+    """Where a notebook's figures go: into `figures`, where that is given, and else into the project's own folder.
+
+    There only `paper` writes beside what is published; other profiles have a folder of their own, which git ignores.
+    """
+    if figures is not None:
+        return expanded(figures, "`figures`")
+    return figures_directory() if profile == "paper" else figures_directory() / profile
+
+
 def provenance(records: Sequence[Record], **more: Any) -> dict[str, Any]:
     """How a figure or table was made: with what, and its runs' names, configurations, seeds, devices, wall time."""
     return {
@@ -77,6 +88,17 @@ def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
         with matplotlib.rc_context({"svg.hashsalt": name}), replacing(path) as file:
             figure.savefig(file, dpi=160, bbox_inches="tight", metadata=about, format=kind)
     return paths
+
+
+def save_moving(frames: Sequence[Image.Image], name: str, figures: str | os.PathLike | None = None) -> Path:
+    """Write pictures as `NAME.gif`, six a second, the last one for two seconds, over and over; returns its path."""
+    path = Path(figures or figures_directory()) / f"{name}.gif"
+    small = [frame.quantize(32, dither=Image.Dither.NONE) for frame in frames]
+    duration = [1000 // 6] * (len(small) - 1) + [2000]
+    if first_process():
+        with replacing(path) as file:
+            small[0].save(file, format="GIF", save_all=True, append_images=small[1:], duration=duration, loop=0)
+    return path
 
 
 def save_table(

@@ -54,17 +54,37 @@ def over_tasks(cells: Cells) -> tuple[float, float]:
     return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
 
 
-def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
-    """Whether the accuracy of some cells (`over_tasks`) is more than `by` percentage points above that of others.
+def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
+    """Half the 95 % interval of the difference of two means, each with its standard deviation and number of seeds.
 
-    `None` where that cannot be told: the difference is `by` within its 95 % interval over evaluation tasks, or there
-    are no cells. Both may have the same tasks, so that the interval is on the wide side.
+    Welch's: Student's t, with the degrees of freedom of Welch and Satterthwaite.
+    """
+    shares = [spread**2 / count for _, spread, count in (a, b)]
+    if not sum(shares):
+        return 0.0
+    freedom = sum(shares) ** 2 / sum(s**2 / (count - 1) for s, (_, _, count) in zip(shares, (a, b), strict=True))
+    return float(stdtrit(freedom, 0.975) * np.sqrt(sum(shares)))
+
+
+def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
+    """Whether the accuracy of some cells is more than `by` percentage points above that of others.
+
+    `None` where that cannot be told: the difference is `by` within its 95 % interval, or there are no cells. The
+    interval is over seeds (Welch's) where both have several, and else over evaluation tasks alone, of which both may
+    have the same, so that it is on the wide side.
     """
     if not better or not worse:
         return None
     (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
-    beyond = high - low - by
-    return None if abs(beyond) <= np.hypot(wide, narrow) else bool(beyond > 0)
+    interval = float(np.hypot(wide, narrow))
+    if min(len(better), len(worse)) > 1:
+        a, b = ([100 * cell["mean"] for cell in cells] for cells in (better, worse))
+        interval = welch((*mean_and_spread(a), len(a)), (*mean_and_spread(b), len(b)))
+    return _beyond(high - low - by, interval)
+
+
+def _beyond(points, interval):
+    return None if abs(points) <= interval else bool(points > 0)
 
 
 def above(
@@ -76,9 +96,19 @@ def above(
 ) -> bool | None:
     """Whether trainings end more than `by` percentage points of accuracy above others (below, where it is negative).
 
-    `None` where that cannot be told (`exceeds`), also because all of either diverged.
+    `None` where that cannot be told, also because all of either diverged. The interval is that of `gain` where they
+    have two seeds or more in common, and else that of `exceeds`.
     """
+    points, interval = gain(better, worse, shots, setting)
+    if not np.isnan(interval):
+        return _beyond(points - by, interval)
     return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
+
+
+def along(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
+    """Each seed's mean over its learning curve. All points have the same tasks, so that its interval is a point's."""
+    curves = [[point[shots][setting] for point in record.curve] for record in finished(records)]
+    return [{name: float(np.mean([cell[name] for cell in curve])) for name in ("mean", "ci95")} for curve in curves]
 
 
 def shots_of(records: Sequence[Record]) -> list[str]:
@@ -113,12 +143,13 @@ SCALE = ("outer_iterations", "eval_tasks", "curve_points", "curve_tasks", "order
 tasks, not which one it is."""
 
 
-def largest_records(config: Any, figures: str | os.PathLike | None = None) -> list[Record]:
+def largest_records(config: Any, figures: str | os.PathLike | None = None, seeds: int = 1) -> list[Record]:
     """What is known of an experiment, whoever ran it: the records of its runs with the most outer iterations.
 
     Their configurations are `config` in all but `SCALE`, alike in length, learning curve, order and data. Of several
     such sets it is the one of the most seeds, then of the most evaluation tasks, then that in exact order; of a seed,
-    its record of the most tasks. Empty where nobody ran it. `figures` is another folder whose records count.
+    its record of the most tasks. Empty where nobody ran it. `figures` is another folder whose records count; sets of
+    fewer than `seeds` seeds do not.
     """
     wanted = plain(config)
     # A record made before a field was added has its default.
@@ -131,9 +162,10 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None) -> li
             # Trainings on other data are another set, so that no table mixes them.
             data = record.made.get("digests", {}).get("data")
             alike = (*(whole.get(name) for name in SCALE if name != "eval_tasks"), data)
-            seeds, seed = sets.setdefault(alike, {}), record.config["seed"]
-            if seed not in seeds or _tasks(record) > _tasks(seeds[seed]):
-                seeds[seed] = record
+            of_seed, seed = sets.setdefault(alike, {}), record.config["seed"]
+            if seed not in of_seed or _tasks(record) > _tasks(of_seed[seed]):
+                of_seed[seed] = record
+    sets = {alike: of_seed for alike, of_seed in sets.items() if len(of_seed) >= seeds}
 
     def size(alike):
         iterations, *_, order, _ = alike

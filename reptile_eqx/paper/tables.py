@@ -1,5 +1,6 @@
 """Tables as people read them: the paper's, filled from records, and those of Sections 4 to 7."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..runs.records import Record
+from .agreement import MARGIN_OF_MAML, MARGINS, beside_paper
 from .catalogue import TRAININGS, training_of
 from .settings import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6
 from .statistics import (
@@ -28,15 +30,21 @@ def percent(mean: float, spread: float) -> str:
     return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
 
 
-def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+def accuracy_table(
+    dataset: str, records: Mapping[str, Sequence[Record]], repeated: Mapping[str, Sequence[Record]] | None = None
+) -> pd.DataFrame:
     """Table 1 ("mini-imagenet") or Table 2 ("omniglot"), every row: the paper's accuracy beside what is recorded.
 
-    **Arguments:** the dataset, and records by the name of their training (`catalogue.TRAININGS`); one that is missing
-    or has none is a row that was not run, and one of which all diverged says so.
+    **Arguments:**
+
+    - `dataset`: which.
+    - `records`: by the name of their training (`catalogue.TRAININGS`); one that is missing or has none is a row that
+      was not run, and one of which all diverged says so.
+    - `repeated`: for Reptile's trainings, records of several seeds, of whatever length: a row of one seed borrows
+      their spread in the same cell. Without them nothing can be told of it.
 
     **Returns:** a row for each task and algorithm. "Here" is the mean over seeds and their standard deviation, as the
-    paper has it; "over tasks" half the 95 % interval of that mean due to the finite number of evaluation tasks. The
-    intervals meet where the difference is no more than the paper's ± and the larger of ours together.
+    paper has it; "Difference" has its 95 % interval, and "Verdict" is the rule's (`agreement`).
     """
     paper = {"mini-imagenet": TABLE_1, "omniglot": TABLE_2}[dataset]
     rows = []
@@ -45,15 +53,21 @@ def accuracy_table(dataset: str, records: Mapping[str, Sequence[Record]]) -> pd.
             training = training_of(dataset, algorithm, shots, ways)
             found = records.get(training, ())
             row = {"Task": f"{shots}-shot {ways}-way", "Algorithm": algorithm, "Paper": percent(*values[shots, ways])}
-            rows.append(row | _cells(found, training, algorithm, shots, values[shots, ways]))
+            nearest = (repeated or {}).get(f"{dataset}-{ways}way-reptile", ())
+            borrowed = mean_and_spread([100 * c["mean"] for c in cells_of_row(nearest, algorithm, shots)] or [np.nan])[
+                1
+            ]
+            margin = MARGIN_OF_MAML if "MAML" in algorithm else MARGINS[dataset]
+            judge = functools.partial(beside_paper, paper=values[shots, ways], margin=margin, borrowed=borrowed)
+            rows.append(row | _cells(found, training, algorithm, shots, judge))
     return pd.DataFrame(rows)
 
 
-_COLUMNS = ("Here", "Difference", "95 % over tasks", "Intervals meet", "Scale")
+_COLUMNS = ("Here", "Difference", "Verdict", "Scale")
 
 
-def _cells(records, training, algorithm, shots, paper):
-    """What was found, beside the paper's mean and ±."""
+def _cells(records, training, algorithm, shots, judge):
+    """What was found, and how it stands beside the paper."""
     cells, nothing = cells_of_row(records, algorithm, shots), dict.fromkeys(_COLUMNS, "")
     if not records:
         return nothing | {"Here": "not run"}
@@ -68,14 +82,11 @@ def _cells(records, training, algorithm, shots, paper):
         said += ", parallel order"
     if not cells:
         return nothing | {"Here": "diverged", "Scale": said}
-    mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
-    _, interval = over_tasks(cells)
-    ours = np.nanmax([spread, interval])
+    agreement = judge(cells)
     return {
-        "Here": percent(mean, spread),
-        "Difference": f"{mean - paper[0]:+.2f}",
-        "95 % over tasks": f"± {interval:.2f}",
-        "Intervals meet": "yes" if abs(mean - paper[0]) <= paper[1] + ours else "no",
+        "Here": percent(*mean_and_spread([100 * cell["mean"] for cell in cells])),
+        "Difference": f"{agreement.points:+.2f} ± {agreement.interval:.2f}",
+        "Verdict": agreement.verdict,
         "Scale": said,
     }
 
@@ -111,6 +122,29 @@ def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]],
                 row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else cell
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def figure_4_tried(tried: Mapping[str, Mapping[str, Mapping[str, Mapping[Any, Sequence[Record]]]]]) -> pd.DataFrame:
+    """Points of Figure 4 under several readings: a column for each, with the accuracy and its interval over tasks.
+
+    `tried` has for each reading what `plots.figure_4` takes. The points are those that a reading other than the first
+    has records of.
+    """
+    first, *others = tried
+    rows = []
+    for panel, lines in tried[first].items():
+        for line, points in lines.items():
+            for value in points:
+                row = {"Panel": panel, "Line": line, "Point": _POINTS[panel].format(value)}
+                for reading, panels in tried.items():
+                    cells = cells_of(panels.get(panel, {}).get(line, {}).get(value, ()))
+                    row[reading] = "{:.1f} ± {:.1f}".format(*over_tasks(cells)) if cells else ""
+                if any(row[reading] for reading in others):
+                    rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_POINTS = {"4a": "{} iterations", "4b": "batches of {}", "4c": "outer step {}"}
 
 
 def losses_by_setting(tried: Mapping[str, Record]) -> pd.DataFrame:

@@ -156,8 +156,10 @@ def test_damage_is_told_and_nothing_is_run(start, tmp_path):
     damaged = {
         "cut": whole[:-100], "flipped": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], "empty": b"",
         "text": b"hello\n",
-        "a list": files.sealed("initialisation", b"[1]\n" + content), "no header": files.sealed("initialisation", content),
-        "another kind": files.sealed("checkpoint", line + b"\n" + content), "steps changed": whole.replace(b'"steps": ', b'"steps": 1'),
+        "a list": files.sealed("initialisation", b"[1]\n" + content),
+        "no header": files.sealed("initialisation", content),
+        "another kind": files.sealed("checkpoint", line + b"\n" + content),
+        "steps changed": whole.replace(b'"steps": ', b'"steps": 1'),
         "no steps": files.sealed(
             "initialisation", json.dumps({k: v for k, v in header.items() if k != "steps"}).encode() + b"\n" + content
         ),

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.strategies import floats
+from scipy.stats import ttest_ind
 
-from reptile_eqx.paper import claims, statistics, tables
+from reptile_eqx.paper import agreement, claims, statistics, tables
 from reptile_eqx.runs.records import Record
 
 
@@ -29,6 +32,58 @@ def test_a_difference_within_its_interval_cannot_be_told():
     assert statistics.above([*good, *lost], bad) is True
 
 
+@pytest.mark.parametrize(
+    ("cells", "verdict"),
+    [
+        ([0.950, 0.951, 0.952], "agrees"),
+        ([0.955, 0.956, 0.957], "cannot be told"),
+        ([0.970, 0.971, 0.972], "differs"),
+        ([0.93, 0.95, 0.97], "consistent, cannot be told"),
+    ],
+)
+def test_one_rule_for_agrees(cells, verdict):
+    found = agreement.beside_paper([{"mean": mean, "ci95": 0.001} for mean in cells], (95.1, 0.1), 0.5)
+    assert found.verdict == verdict
+    a, b = (np.random.default_rng(i).normal(size=n) for i, n in ((0, 3), (1, 4)))
+    scipy = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    spreads = [(x.mean(), x.std(ddof=1), len(x)) for x in (a, b)]
+    assert statistics.welch(*spreads) == pytest.approx((scipy.high - scipy.low) / 2)
+
+
+@given(
+    mean=floats(0.9, 1), ci95=floats(0, 0.1), more=floats(0, 0.1), spread=floats(0, 3), wider=floats(0, 3),
+    margin=floats(0.1, 2), paper=floats(0, 1),
+)  # fmt: skip
+def test_less_certainty_never_makes_agreement_or_a_difference(mean, ci95, more, spread, wider, margin, paper):
+    """Fewer tasks, seeds further apart and a wider ± can only take a verdict away; more tasks can only bring one."""
+    sure = agreement.beside_paper([{"mean": mean, "ci95": ci95}], (95.0, paper), margin, spread)
+    unsure = agreement.beside_paper([{"mean": mean, "ci95": ci95 + more}], (95.0, paper), margin, spread + wider)
+    assert unsure.interval >= sure.interval and unsure.points == sure.points
+    assert unsure.verdict == sure.verdict or unsure.verdict.endswith("cannot be told")
+    unknown = agreement.beside_paper([{"mean": mean, "ci95": ci95}], (95.0, paper), margin)
+    assert unknown.verdict == "cannot be told"
+
+
+def test_seeds_in_common_are_compared_pair_by_pair():
+    low, high = ([record(x + gain, seed=i) for i, x in enumerate((0.5, 0.7, 0.9))] for gain in (0, 0.02))
+    assert statistics.above(high, low) is True, "each seed gains two points, however far apart the seeds are"
+    others = [record(0.52 + 0.2 * i, seed=i + 3) for i in range(3)]
+    assert statistics.above(others, low) is None
+
+
+def test_a_mean_over_training_has_the_interval_of_a_point():
+    """All points of a curve have the same tasks."""
+    one = record(0.5)
+    one.curve.append({"iteration": 10, "5-shot": {"alone": {"mean": 0.7, "ci95": 0.03}}})
+    (cell,) = statistics.along([one])
+    assert cell["mean"] == pytest.approx(0.6) and cell["ci95"] == pytest.approx(0.02)
+
+
+def test_claims_as_a_table():
+    table = claims.table({"a": True, "b": np.bool_(False), "c": None})
+    assert table["Verdict"].tolist() == ["holds", "does not hold", "cannot be told"]
+
+
 def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
     """Seeds that lie far apart, and come in another order, do not hide that each gains the same."""
     reference = [record(0.5), record(0.9, seed=1), record(0.1, seed=2, status="diverged")]
@@ -48,9 +103,6 @@ def test_all_of_several_things():
     assert claims.every([True, None, False]) is False
     assert claims.every([True, None]) is None
     assert claims.every([]) is None
-    assert claims.verdict("so it is", None, "small") == "cannot be told at this scale: so it is"
-    assert claims.verdict("so it is", np.bool_(True), "small") == "holds: so it is"
-    assert claims.verdict("so it is", False) == "does not hold: so it is"
 
 
 def test_a_table_of_accuracies_says_which_training_diverged():

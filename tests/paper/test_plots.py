@@ -25,7 +25,7 @@ def test_a_diverged_run_is_a_cross_on_the_axis_and_in_no_mean():
         1.0: [record(0.7), record(0.1, seed=1, status="diverged")],
         10.0: [record(0.2, status="diverged"), record(0.1, seed=1, status="diverged")],
     }
-    (axes,) = plots.figure_4("4c", {LINE: points}).axes
+    (axes,) = plots.figure_4({"4c": {LINE: points}}).axes
     crosses = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
     assert crosses == [1.0, 10.0]
     drawn = axes.containers[0].lines[0]

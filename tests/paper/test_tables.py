@@ -107,16 +107,15 @@ def record(name, seed=0, accuracy=0.9, status="finished", **scale):
     return Record(run_name(config), type(config).__name__, dataclasses.asdict(config), status, [], results, {})
 
 
-def test_a_row_says_its_scale_and_whether_the_intervals_meet():
+def test_a_row_says_its_scale_and_whether_it_agrees():
     seeds = [record("omniglot-5way-reptile", seed, accuracy) for seed, accuracy in enumerate((0.952, 0.953, 0.954))]
     table = tables.accuracy_table("omniglot", {"omniglot-5way-reptile": seeds})
     assert len(table) == 16
     row = table[(table["Task"] == "1-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
     assert row["Paper"] == "95.39 ± 0.09 %"
     assert row["Here"] == "95.30 ± 0.10 %"
-    assert row["Difference"] == "-0.09"
-    assert row["95 % over tasks"] == f"± {0.2 / 3**0.5:.2f}"
-    assert row["Intervals meet"] == "yes"
+    assert row["Difference"] == "-0.09 ± 0.22"
+    assert row["Verdict"] == "agrees"
     assert row["Scale"] == "100,000 of 100,000 iterations, 3 seeds, 10,000 tasks"
     fewer = [seeds[0], record("omniglot-5way-reptile", 1, eval_tasks=2000)]
     scales = tables.accuracy_table("omniglot", {"omniglot-5way-reptile": fewer})["Scale"]
@@ -124,7 +123,15 @@ def test_a_row_says_its_scale_and_whether_the_intervals_meet():
     together = {"omniglot-5way-reptile": [record("omniglot-5way-reptile", order="parallel")]}
     assert any(s.endswith("parallel order") for s in tables.accuracy_table("omniglot", together)["Scale"])
     far = table[(table["Task"] == "5-shot 5-way") & (table["Algorithm"] == "Reptile")].iloc[0]
-    assert far["Intervals meet"] == "no", "98.90 ± 0.10 and 95.30 ± 0.12"
+    assert far["Verdict"] == "differs", "98.90 ± 0.10 and 95.30 ± 0.12"
+    alone = {"omniglot-5way-reptile": seeds[:1]}
+    cells = {
+        borrowed: tables.accuracy_table("omniglot", alone, {"omniglot-5way-reptile": some}).iloc[2]
+        for borrowed, some in ((True, seeds), (False, []))
+    }
+    wide = 1.96 * np.hypot(0.1, 0.09 / 3**0.5)
+    assert cells[True]["Difference"] == f"-0.19 ± {np.hypot(0.2, wide):.2f}"
+    assert (cells[False]["Difference"], cells[False]["Verdict"]) == ("-0.19 ± nan", "cannot be told")
     assert set(table[table["Task"].str.contains("20-way")]["Here"]) == {"not run"}
 
 
@@ -139,30 +146,36 @@ def test_seeds_that_diverged_are_counted_and_left_out():
     assert cells(sound, lost)["Here"] == "91.00 %"
     assert "2 seeds, of which 1 diverged and left out" in cells(sound, lost)["Scale"]
     assert cells(lost)["Here"] == "diverged" and cells(lost)["Difference"] == ""
-    assert claims.verdicts({name: [lost], "omniglot-5way-reptile": [lost]}) == []
+    assert claims.of_tables({name: [lost], "omniglot-5way-reptile": [lost]}).empty
+
+
+def said(records):
+    return [f"{row.Verdict}: {row.Statement}" for row in claims.of_tables(records).itertuples()]
 
 
 def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
     reptile, maml = record("omniglot-5way-reptile"), record("omniglot-5way-1shot-maml", accuracy=0.95)
     found = {"omniglot-5way-reptile": [reptile], "omniglot-5way-1shot-maml": [maml]}
-    assert claims.verdicts(found) == [
+    assert said(found) == [
         "holds: Omniglot, 5-way 1-shot: transduction helps Reptile",
         "holds: Omniglot, 5-way 1-shot: MAML is ahead of Reptile",
         "holds: Omniglot, 5-way 5-shot: transduction helps Reptile",
-        "cannot be told at this scale: Omniglot, 5-way: five shots beat one",
+        "cannot be told: Omniglot, 5-way: five shots beat one",
     ]
+    first_order = found | {"omniglot-5way-1shot-fomaml": [record("omniglot-5way-1shot-fomaml", accuracy=0.93)]}
+    assert "holds: Omniglot, 5-way 1-shot: 1st-order MAML is ahead of Reptile" in said(first_order)
     short = record("omniglot-5way-1shot-maml", outer_iterations=100)
-    assert not any("MAML" in line for line in claims.verdicts(found | {"omniglot-5way-1shot-maml": [short]}))
-    assert claims.verdicts({}) == []
+    assert not any("MAML" in line for line in said(found | {"omniglot-5way-1shot-maml": [short]}))
+    assert said({}) == []
 
 
 def test_a_claim_about_stand_in_data_names_it_and_one_at_the_papers_scale_has_no_excuse():
     glyphs = [record("omniglot-5way-reptile", dataset="glyphs")]
-    assert claims.verdicts({"omniglot-5way-reptile": glyphs})[0].startswith("holds: Made-up glyphs, 5-way 1-shot")
+    assert said({"omniglot-5way-reptile": glyphs})[0].startswith("holds: Made-up glyphs, 5-way 1-shot")
     seeds = [record("omniglot-5way-reptile", seed) for seed in range(3)]
     for one in seeds:
         one.results["1-shot"]["alone"] = one.results["1-shot"]["alone"] | {"mean": 0.99}
-    assert "does not hold: Omniglot, 5-way: five shots beat one" in claims.verdicts({"omniglot-5way-reptile": seeds})
+    assert "does not hold: Omniglot, 5-way: five shots beat one" in said({"omniglot-5way-reptile": seeds})
 
 
 def test_latex_is_a_tabular_with_its_symbols_escaped():

@@ -1,4 +1,4 @@
-"""What lies on disk is checked: every damage to every kind of file is mended with one warning, or is one clear error."""
+"""What lies on disk is checked: damage to any kind of file is mended with one warning, or is one clear error."""
 
 import json
 import os
