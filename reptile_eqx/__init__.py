@@ -7,6 +7,7 @@ Nothing here starts JAX on import: call `use_devices` first to choose cores or G
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from . import datasets, nn
@@ -27,6 +28,7 @@ from .tasks import SineWaves, Task, TaskList, cycle, minibatches, pad, replaceme
 from .training import Learner, MetaGradient, State, start, train
 
 if TYPE_CHECKING:
+    __version__: str
     from . import paper
     from .paper.pretrained import Pretrained, load_pretrained
 
@@ -44,6 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("reptile-eqx")
     if name == "paper":
         return importlib.import_module(f"{__name__}.paper")
     if name in _PRETRAINED:

@@ -6,9 +6,11 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -65,6 +67,29 @@ def call(function: Callable[..., Any], *arguments: Any) -> int:
         process.kill()
         process.join()
     return process.exitcode or 0
+
+
+def result(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """What a function returns, or raises, in a fresh process (`call`).
+
+    Raises `RuntimeError` where that process ends before.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "answer")
+        if status := call(_answer, answer, function, arguments, settings):
+            raise RuntimeError(f"a process that was to answer ended with status {status}")
+        returned, raised = pickle.loads(answer.read_bytes())
+    if raised is not None:
+        raise raised
+    return returned
+
+
+def _answer(path, function, arguments, settings):
+    try:
+        found = function(*arguments, **settings), None
+    except Exception as error:
+        found = None, error
+    path.write_bytes(pickle.dumps(found))
 
 
 def _begin(work: bytes) -> None:

@@ -2,9 +2,11 @@
 
 import argparse
 import ast
+import csv
 import errno
 import functools
 import importlib
+import importlib.metadata
 import math
 import os
 import re
@@ -12,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import checks, children, datasets, files
 
-_RUN = """Execute the notebooks, each in a kernel of its own, and write figures, tables and the executed notebooks.
+_RUN = """Execute the notebooks, each in a kernel of its own, write figures, tables and executed notebooks, and say what
+was found. `paper` writes into figures/, where the published ones are, smoke and quick into folders of their own there.
 Trainings that were finished before are read; one that was interrupted goes on from its last checkpoint. A notebook that
 fails does not stop the others; the exit status is the number that failed. `paper` trains in order of worth, as the dry
 run lists it, and executes each notebook when all that it shows is there. `-p profile`, `-p devices`, `-p figures` are
@@ -88,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments):
     parser = _Parser(prog="reptile-eqx", description="First-order meta-learning: the paper's figures and tables.")
+    version = importlib.metadata.version("reptile-eqx")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_run, _add_data, _add_bench):
         add(functools.partial(commands.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter))
@@ -144,7 +150,9 @@ def _add_run(add_parser):
         action="store_true",
         help="say what would be trained and how long it takes here; with --out also as a table there",
     )
-    run.add_argument("--out", type=_path, help="folder for figures and executed notebooks (default: figures/)")
+    out = "folder for figures and executed notebooks (default: figures/ for paper, else figures/PROFILE/)"
+    run.add_argument("--out", type=_path, help=out)
+    run.add_argument("--verbose", action="store_true", help="also list the files that were made")
     run.set_defaults(checked=_run)
 
 
@@ -181,6 +189,7 @@ def _needs_notebooks() -> None:
 def _run(options: argparse.Namespace) -> Callable[[], int]:
     _needs_notebooks()
     from . import notebooks
+    from .paper import catalogue, report
 
     opened = {path: notebooks.opened(path) for path in _notebooks(options.notebooks)}
     known = {path: notebooks.parameters(notebook) for path, notebook in opened.items()}
@@ -192,7 +201,9 @@ def _run(options: argparse.Namespace) -> Callable[[], int]:
     if options.dry_run and not planned:
         raise ValueError("these notebooks train nothing that is planned: the plan is of the project's own")
     figures = given.get("figures")
-    out = Path(figures if isinstance(figures, str) else files.figures_directory()).absolute()
+    profile = given["profile"] if given["profile"] in catalogue.PROFILES else "paper"
+    # The notebooks find the same folder by themselves, so that what is executed names none of this machine.
+    out = report.folder(profile, figures if isinstance(figures, str) else None).absolute()
     if not options.dry_run:
         _check_mini_imagenet(planned, given.get("data"))
         _check_writable(out / "notebooks" / next(iter(opened)).name)
@@ -206,7 +217,7 @@ def _run(options: argparse.Namespace) -> Callable[[], int]:
     if options.dry_run:
         return functools.partial(_plan, planned, given)
     todo = [(path, node, {name: given[name] for name in given.keys() & known[path]}) for path, node in opened.items()]
-    return functools.partial(_executed, todo, planned if paper else [], given, out)
+    return functools.partial(_executed, todo, planned if paper else [], given, out, options.verbose)
 
 
 def _notebooks(names: list[str]) -> list[Path]:
@@ -259,6 +270,9 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     train = given.get("train", [])
     if not isinstance(train, list | tuple) or not all(isinstance(name, str) for name in train):
         raise ValueError(f"`train` is a list of trainings, such as ['omniglot-5way-reptile']; given {train!r}")
+    settings = given.get("settings", {})
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError(f"`settings` is fields of the runs, such as {{'meta_batch_size': 2}}; given {settings!r}")
     return given
 
 
@@ -275,7 +289,8 @@ def _planned(own: Sequence[str], given: dict[str, Any], platform: str) -> list[A
     from .paper.catalogue import Scale, entries
 
     scale = {name: given[name] for name in ("seeds", "outer_iterations", "eval_tasks") if name in given}
-    found = entries(Scale(given["profile"], **scale, platform=platform), given.get("train")) if own else {}
+    scale |= {"platform": platform, "override": given.get("settings", {})}
+    found = entries(Scale(given["profile"], **scale), given.get("train")) if own else {}
     return [entry for entry in found.values() if entry.notebook in own]
 
 
@@ -341,7 +356,9 @@ def _plan(planned: Sequence[Any], given: dict[str, Any]) -> int:
     return 0
 
 
-def _executed(todo: Sequence[tuple], planned: Sequence[Any], given: dict[str, Any], out: Path) -> int:
+def _executed(
+    todo: Sequence[tuple], planned: Sequence[Any], given: dict[str, Any], out: Path, verbose: bool = False
+) -> int:
     """Execute notebooks, each when what is `planned` for it has been trained; returns how many failed.
 
     `todo` has the path of each, the notebook, and its parameters.
@@ -353,21 +370,53 @@ def _executed(todo: Sequence[tuple], planned: Sequence[Any], given: dict[str, An
         last = max((i for i, entry in enumerate(planned, 1) if entry.notebook == path.stem), default=0)
         return planned[:last]
 
-    began, failed = time.time(), []
-    for path, notebook, parameters in sorted(todo, key=lambda one: len(needs(one[0])) or math.inf):
+    began, failed, made = time.time(), [], {}
+    todo = sorted(todo, key=lambda one: len(needs(one[0])) or math.inf)
+    for number, (path, notebook, parameters) in enumerate(todo, 1):
         if needs(path):
             _train_apart(needs(path), given)
-        print(f"\n{path.name}", file=sys.stderr)
-        problem = notebooks.execute(notebook, path, out / "notebooks" / path.name, parameters)
-        if problem:
-            failed.append(path.name)
-            print(f"{path.name} failed:\n{problem}", file=sys.stderr)
-    made = notebooks.made_since(out, began)
+        executed, started = out / "notebooks" / path.name, time.time()
+        last = notebooks.seconds(executed, parameters)
+        print(f"\n[{number}/{len(todo)}] {path.stem}{_about(last)}", file=sys.stderr)
+        if problem := notebooks.execute(notebook, path, executed, parameters):
+            failed.append(path.stem)
+            print(f"{path.stem} failed: {' '.join(problem.split())}", file=sys.stderr)
+        made[path.stem] = notebooks.made_since(out, started)
+    _show_found(made)
     print(f"\n{len(todo) - len(failed)} of {len(todo)} notebooks executed in {time.time() - began:.0f} s.")
-    print("\n".join([f"Made in {out}:", *(f"  {path.relative_to(out)}" for path in made)]) if made else "Nothing made.")
+    if verbose:
+        print(f"Made in {out}:", *(f"  {path.relative_to(out)}" for path in notebooks.made_since(out, began)), sep="\n")
     if failed:
         print(f"Failed: {', '.join(failed)}; the error is at the end of each one in {out / 'notebooks'}.")
+    page = out / "README.md"
+    print(f"See {page if page.is_file() else out / 'notebooks'}")
     return len(failed)
+
+
+def _about(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f", about {seconds:.0f} s" if seconds < 100 else f", about {seconds / 60:.0f} min"
+
+
+def _show_found(made: dict[str, list[Path]]) -> None:
+    """Print what notebooks found, of the files that each of them made: what was trained here, which statements hold."""
+    found = [(notebook, path) for notebook, paths in made.items() for path in paths]
+    for _, path in found:
+        if path.match("here-*.md"):
+            print(f"\n{path.read_text('utf-8').strip()}")
+    if claims := [_counted(notebook, path) for notebook, path in found if path.match("claims-*.csv")]:
+        print("\nWhat the paper says:", *claims, sep="\n  ")
+
+
+def _counted(notebook: str, claims: Path) -> str:
+    """How many of a table's statements hold, in a line."""
+    with claims.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    count = Counter(row.get("Verdict") for row in rows)
+    said = f"{count['holds']} hold, {count['does not hold']} do not, {count['cannot be told']} cannot be told"
+    smaller = ", at a smaller scale than the paper's" if any(row.get("Scale") for row in rows) else ""
+    return f"{notebook}, {claims.stem}: {said}{smaller}"
 
 
 def _train_apart(planned: Sequence[Any], given: dict[str, Any]) -> None:

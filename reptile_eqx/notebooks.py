@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,27 @@ import papermill
 import papermill.exceptions
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from papermill.translators import PythonTranslator
 from traitlets import default
 
-from . import children, files
+from . import bars, children, files
 
 
 class _Kernel(AsyncKernelManager):
     """A kernel whose `python3` is this very Python, whatever else is called so where Jupyter looks first.
 
-    It is not asked to end, but ended, where this process is to stop.
+    Its bars are text, and it says nothing of debuggers and transports. It is not asked to end, but ended, where this
+    process is to stop.
     """
 
     @default("kernel_spec_manager")
     def _own_python(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[]) if self.kernel_name == NATIVE_KERNEL_NAME else KernelSpecManager()
+
+    async def start_kernel(self, *, extra_arguments: Sequence[str] = (), **options: Any) -> None:  # ty: ignore[incompatible-mutable-override]
+        quiet = ["--log-level=ERROR"] if self.ipykernel else []
+        own = {bars.TEXT: "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        await super().start_kernel(extra_arguments=[*extra_arguments, *quiet], env=os.environ | own, **options)
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # ty: ignore[incompatible-mutable-override]
         if children.stopping.is_set() and self.provisioner is not None:
@@ -68,6 +76,18 @@ def parameters(notebook: nbformat.NotebookNode) -> set[str]:
         return set(papermill.inspect_notebook(notebook))
     except papermill.exceptions.PapermillException as error:
         raise ValueError(str(error)) from error
+
+
+def seconds(executed: Path, given: dict[str, Any]) -> float | None:
+    """How long a notebook took when it was last executed with these parameters; `None` where it was not, or failed."""
+    try:
+        last = nbformat.read(executed, 4)
+    except (OSError, ValueError):
+        return None
+    about = last.metadata.get("papermill", {})
+    injected = [cell.source for cell in last.cells if "injected-parameters" in cell.metadata.get("tags", ())]
+    same = injected == [PythonTranslator.codify(given)]
+    return about.get("duration") if same and not about.get("exception") else None
 
 
 def execute(notebook: nbformat.NotebookNode, path: Path, executed: Path, given: dict[str, Any]) -> str:
@@ -111,8 +131,11 @@ def _put(notebook: nbformat.NotebookNode, executed: Path) -> None:
     for name in ("input_path", "output_path", "parameters", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(name, None)
     for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr":
+                output.text = "\n".join(line for line in output.text.split("\n") if "\r" not in line)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
+            cell.outputs = [output for output in cell.outputs if output.get("text", "shown").strip()]
     with files.replacing(executed) as file:
         file.write(nbformat.writes(notebook).encode() + b"\n")
 

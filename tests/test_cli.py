@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import nbformat
 import pytest
 
+import reptile_eqx as rx
 from reptile_eqx.cli import main
 
 
@@ -30,12 +32,74 @@ def test_one_failing_notebook_does_not_stop_the_others_and_the_status_tells(tmp_
     printed = capsys.readouterr()
     assert status == 1
     assert "ValueError: too few shots" in printed.err
+    assert "[1/2] 1_failing\n1_failing failed: ValueError: too few shots\n" in printed.err
     assert "1 of 2 notebooks executed" in printed.out
-    assert "Failed: 1_failing.ipynb" in printed.out
-    assert "made-5.txt" in printed.out
+    assert "Failed: 1_failing;" in printed.out
+    assert "made-5.txt" not in printed.out and printed.out.endswith(f"See {out / 'notebooks'}\n")
     assert (out / "made-5.txt").read_text() == "smoke"
     executed = json.loads((out / "notebooks" / "2_sound.ipynb").read_text())
     assert executed["cells"][-1]["execution_count"] is not None
+
+
+FINDS = """
+open(f"{figures}/here-cells.md", "w").write("**Trained here**")
+for name, verdict, scale in (("one", "holds", ""), ("two", "does not hold", "a tenth")):
+    open(f"{figures}/claims-{name}.csv", "w").write("Statement,Verdict,Scale\\n" + f"it is so,{verdict},{scale}\\n" * 2)
+"""
+
+
+def test_what_was_found_is_told_at_the_end_and_files_only_when_asked(tmp_path, capsys):
+    finding, out = notebook(tmp_path / "finding.ipynb", FINDS, parameters="figures = None"), tmp_path / "out"
+    assert main(["run", finding, "--out", str(out)]) == 0
+    first = capsys.readouterr()
+    assert first.err == "\n[1/1] finding\n", "nothing that is not for who runs it"
+    assert first.out.startswith(
+        """
+**Trained here**
+
+What the paper says:
+  finding, claims-one: 2 hold, 0 do not, 0 cannot be told
+  finding, claims-two: 0 hold, 2 do not, 0 cannot be told, at a smaller scale than the paper's
+
+1 of 1 notebooks executed"""
+    )
+    (out / "README.md").write_text("All of it")
+    assert main(["run", finding, "--out", str(out), "--verbose"]) == 0
+    again = capsys.readouterr()
+    assert re.fullmatch(r"\n\[1/1\] finding, about \d+ s\n", again.err)
+    assert "  claims-one.csv\n" in again.out and again.out.endswith(f"See {out / 'README.md'}\n")
+
+
+@pytest.mark.parametrize(("profile", "below"), [("smoke", "smoke"), ("quick", "quick"), ("paper", "")])
+def test_only_paper_writes_beside_what_is_published(profile, below, tmp_path, home, monkeypatch):
+    executed = []
+    monkeypatch.setattr("reptile_eqx.cli._train_apart", lambda *_: None)
+    monkeypatch.setattr(
+        "reptile_eqx.notebooks.execute", lambda _, __, executed_to, ___: executed.append(executed_to) or ""
+    )
+    assert main(["run", "1", "--profile", profile]) == 0
+    assert executed == [home / "figures" / below / "notebooks" / "1_sine_regression.ipynb"]
+
+
+def test_executed_notebooks_keep_what_was_said_and_no_bars(tmp_path):
+    bars = """
+import sys, warnings
+from reptile_eqx.bars import tqdm
+print("read, not trained", file=sys.stderr)
+for _ in tqdm(range(3), desc="a bar"):
+    pass
+"""
+    assert main(["run", notebook(tmp_path / "bars.ipynb", bars), "--out", str(tmp_path)]) == 0
+    executed = json.loads((tmp_path / "notebooks" / "bars.ipynb").read_text())
+    outputs = [output for cell in executed["cells"] for output in cell["outputs"]]
+    assert [output["name"] for output in outputs] == ["stderr"] and "widgets" not in executed["metadata"]
+    assert "".join(outputs[0]["text"]).strip() == "read, not trained"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"reptile-eqx {rx.__version__}\n"
 
 
 def mistake(arguments, capsys):
@@ -79,6 +143,8 @@ WHOLE = "expected a whole number, 1 or more"
         ("run 3 -p train ['omniglot-20']", "no training 'omniglot-20'; there are omniglot-5way-reptile"),
         ("run 3 -p train [[]]", "`train` is a list of trainings, such as ['omniglot-5way-reptile']; given [[]]"),
         ("run 3 -p train 5", "`train` is a list of trainings, such as ['omniglot-5way-reptile']; given 5"),
+        ("run 3 -p settings 5", "`settings` is fields of the runs, such as {'meta_batch_size': 2}; given 5"),
+        ("run 3 -p settings {'shots':1}", "`settings` has shots, which no run has; there are adam_b1"),
         ("run 3 --dry-run -p train []", "these notebooks train nothing that is planned"),
         ("run --profile fast", "invalid choice: 'fast'"),
         ("run -p profile fast", "unknown profile 'fast'; there are smoke, quick, paper"),

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+PAGES = ("README.md", "figures/README.md", "figures/speed.md")
+
+
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
@@ -46,10 +49,12 @@ def test_ci_runs_the_two_commands_of_the_readme():
 
 
 def test_the_examples_of_the_readme_run_and_are_short(tmp_path, monkeypatch):
-    example, pictures, pretrained, script = blocks("python")
+    pretrained, example, pictures = blocks("python")
     assert all(len([line for line in block.splitlines() if line.strip()]) <= 20 for block in (example, pictures))
     monkeypatch.chdir(tmp_path)
     namespace = {}
+    exec(pretrained, namespace)
+    assert namespace["classifier"](namespace["images"]).tolist() == [0, 1, 2, 3, 4]
     few = ("folder=", "tasks=2, final_tasks=2, folder=")  # measured on few tasks, or the tests would take minutes
     exec(example.replace("2000", "20").replace(*few), namespace)
     assert namespace["state"].iteration == 20
@@ -60,13 +65,6 @@ def test_the_examples_of_the_readme_run_and_are_short(tmp_path, monkeypatch):
         namespace,
     )
     assert rx.load("mine.eqx").steps == 50
-    exec(pretrained, namespace)
-    assert namespace["classifier"](namespace["images"]).tolist() == [0, 1, 2, 3, 4]
-    exec(
-        script.replace('Scale("quick")', 'Scale("smoke", 1, dataset="glyphs")').replace('"omniglot"', '"glyphs"'),
-        namespace,
-    )
-    assert [(r.status, r.config["order"]) for r in namespace["records"]] == [("finished", "parallel")]
 
 
 def test_importing_the_package_does_not_start_jax():
@@ -92,13 +90,31 @@ def test_notebooks_are_committed_without_outputs_and_with_one_parameters_cell():
         assert sum(cell.cell_type == "markdown" for cell in cells) >= 4, path
 
 
-def test_the_readmes_tables_are_the_committed_files():
-    """As committed: a run of one's own replaces the files, not the README."""
-    shown = re.findall(r"<!-- (figures/\S+\.md) -->\n(.*?\n)\n(?!\|)(?!\*\*)", README, re.DOTALL)
-    assert len(shown) >= 3
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tables_of_a_page_are_the_committed_files(page):
+    """As committed: a run of one's own replaces the files, not the page."""
+    text = (ROOT / page).read_text()
+    shown = re.findall(r"<!-- (figures/\S+\.md) -->\n(.*?\n)\n(?!\|)(?!\*\*)", text, re.DOTALL)
+    assert len(shown) == text.count("<!-- figures/") >= 1
     for name, table in shown:
         git = ["git", "-C", str(ROOT), "show", f":{name}"]
         assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == table, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_to_is_there_and_every_picture_has_words(page):
+    folder = (ROOT / page).parent
+    links = re.findall(r"(!?)\[([^\]]*)\]\(([^)]+)\)", (ROOT / page).read_text())
+    for picture, words, target in links:
+        assert target.startswith("https://") or (folder / target).exists(), target
+        assert not picture or len(words) > 20, target
+
+
+def test_the_front_page_is_short_and_can_be_cited():
+    assert len(README.splitlines()) <= 210
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
 
 
 def test_the_warning_where_a_gpu_is_left_idle(monkeypatch):

@@ -69,9 +69,34 @@ def executing(tmp_path):
     return [sys.executable, "-m", "reptile_eqx", "run", long, "--out", str(tmp_path / "out")]
 
 
+MEASURE = """
+import os, sys, time
+
+
+def measure(path):
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    from reptile_eqx import children, cli
+
+    cli._bench = lambda _: lambda: children.result(measure, sys.argv[1])
+    sys.exit(cli.main(["bench"]))
+"""
+
+
+def measuring(tmp_path):
+    (tmp_path / "command.py").write_text(MEASURE)
+    return [sys.executable, str(tmp_path / "command.py"), str(tmp_path / "pid")]
+
+
 @pytest.mark.parametrize(
     ("doing", "number", "to_all"),
     [
+        (measuring, signal.SIGKILL, False),
+        (measuring, signal.SIGTERM, False),
         (training, signal.SIGKILL, False),
         (training, signal.SIGTERM, False),
         (training, signal.SIGINT, True),
@@ -93,6 +118,15 @@ def test_no_process_is_left(doing, number, to_all, tmp_path):
 
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_answers_with_what_its_function_returns_or_raises():
+    assert children.result(divmod, 7, 2) == (3, 1)
+    assert children.result(sorted, [1, 2], reverse=True) == [2, 1]
+    with pytest.raises(ZeroDivisionError):
+        children.result(divmod, 7, 0)
+    with pytest.raises(RuntimeError, match="ended with status -9"):
+        children.result(killed)
 
 
 def test_a_training_that_dies_by_itself_is_told_in_one_line(monkeypatch, capsys):

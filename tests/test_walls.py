@@ -1,6 +1,7 @@
 """The three wings: who may import whom, what an importer needs, and what Tab shows."""
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,17 @@ def test_no_wing_imports_what_stands_on_it():
 
 
 # pip's extra `notebooks`, by the names that are imported.
-EXTRA = ("jupyterlab", "ipykernel", "papermill", "nbclient", "nbformat", "matplotlib", "pandas", "tabulate")
+EXTRA = (
+    "jupyterlab",
+    "ipykernel",
+    "ipywidgets",
+    "papermill",
+    "nbclient",
+    "nbformat",
+    "matplotlib",
+    "pandas",
+    "tabulate",
+)
 CORE_ALONE = f"""
 import sys
 
@@ -105,4 +116,6 @@ def test_the_command_says_which_extra_is_missing(command, status):
 def test_tab_shows_the_librarys_names():
     assert set(dir(rx)) == set(rx.__all__) and all(getattr(rx, name) is not None for name in rx.__all__)
     assert not [name for name in dir(rx) if name.startswith("_")]
+    assert rx.__version__ == importlib.metadata.version("reptile-eqx")
+    assert dir(rx.nn) == sorted(rx.nn.__all__) and dir(rx.datasets) == sorted(rx.datasets.__all__)
     assert set(dir(rx.paper)) == {path.stem for path in (PACKAGE / "paper").glob("[!_]*.py")}

@@ -19,6 +19,10 @@ FACTS = {"omniglot": omniglot.FACTS, "mini-imagenet": mini_imagenet.FACTS, "glyp
 """The datasets that `load` knows, and what holds of each without a copy of it."""
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def load(
     name: str, directory: str | os.PathLike | None = None, *, fall_back: bool = False, verify: bool = False
 ) -> ImageClasses:

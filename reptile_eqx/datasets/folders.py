@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 from PIL import ImageOps
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..files import expanded
 from .archives import contents, files_below
 from .cache import cached, fingerprint

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..nn import MiniImageNetNetwork
 from . import pictures
 from .archives import Location, Sources, contents, files_below, is_image

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import requests
 from jaxtyping import UInt8
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..files import data_directory
 from ..nn import OmniglotNetwork
 from . import pictures
@@ -98,7 +98,9 @@ def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
 
     for part, md5 in _PARTS.items():
         try:
-            pooch.retrieve(f"{_URL}{part}.zip", f"md5:{md5}", fname=f"{part}.zip", path=folder, progressbar=True)
+            with tqdm(desc=f"downloading {part}", unit="B", unit_scale=True) as bar:
+                url, name = f"{_URL}{part}.zip", f"{part}.zip"
+                pooch.retrieve(url, f"md5:{md5}", fname=name, path=folder, progressbar=bar)
         except (requests.RequestException, OSError, ValueError) as error:
             raise Unavailable(f"{how}. The download failed: {error}") from error
     return folder

@@ -7,13 +7,11 @@ inner iterations. Every rate is the median of several calls of the compiled prog
 
 import dataclasses
 import math
-import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
+from .. import children
+from ..bars import tqdm
 from ..datasets import FACTS, ImageClasses
 from ..files import figures_directory
 from ..runs.configuration import numbers_of
@@ -218,15 +217,10 @@ def measure(
     }
 
 
-def _in_a_fresh_process(function: Callable, *arguments: Any, **settings: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments, **settings).result()
-
-
 def platform_of(devices: int | None = None) -> str:
     """What JAX trains on here, "cpu" or "gpu", for a process that is to leave the GPU's memory to others: as soon as
     JAX has started, it holds most of it. Raises what `use_devices` raises."""
-    return _in_a_fresh_process(_platform, devices)
+    return children.result(_platform, devices)
 
 
 def _platform(devices):
@@ -238,7 +232,7 @@ def paper_speed(name: str, devices: int | None = None, order: str = "exact") -> 
 
     The tasks are in that `order` (`FewShotClassification`); a GPU trains three seeds together, a CPU one a core.
     """
-    return _in_a_fresh_process(_paper_speed, name, devices, order)
+    return children.result(_paper_speed, name, devices, order)
 
 
 def _paper_speed(name, devices, order):
@@ -283,7 +277,7 @@ def bench(
     names = [name for name in WORKLOADS if name in only or not only]
     for i, name in enumerate(names):
         left = (seconds - (time.perf_counter() - began)) / (len(names) - i)
-        results.append(_in_a_fresh_process(measure, name, devices, repeats, left, seeds, **settings))
+        results.append(children.result(measure, name, devices, repeats, left, seeds, **settings))
     made = [result.pop("made") for result in results][0]
     shown = f"**The paper's configurations on {made['device']}**\n\n{table(results)}\n"
     print(f"\n{shown}")

@@ -7,7 +7,9 @@
 | `paper` | the paper's scale; its records are kept in `figures/runs/` |
 """
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -47,6 +49,14 @@ class Entry(NamedTuple):
         return list(dict.fromkeys(_leaves(self.runs)))
 
 
+def literal(value: Any) -> Any:
+    """What a text says in Python, such as "[0, 2]"; papermill hands lists over as texts. Anything else as it is."""
+    if isinstance(value, str):
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
+    return value
+
+
 class Scale(NamedTuple):
     """At which scale to train: a profile, and what overrides it; the parameters of notebooks.
 
@@ -59,12 +69,12 @@ class Scale(NamedTuple):
     """
 
     profile: str
-    seeds: int | Sequence[int] | None = None
+    seeds: int | Sequence[int] | str | None = None
     outer_iterations: int | None = None
     eval_tasks: int | None = None
     dataset: str = "omniglot"
     platform: str = "cpu"
-    override: Mapping[str, Any] = MappingProxyType({})
+    override: Mapping[str, Any] | str = MappingProxyType({})
 
     def settings(self, profiles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """A profile's settings, with `outer_iterations` overridden; raises `ValueError` for what cannot be."""
@@ -77,7 +87,7 @@ class Scale(NamedTuple):
 
     def chosen_seeds(self, profiles: Mapping[str, int]) -> tuple[int, ...]:
         """The training seeds: those asked for, or 0 to n - 1, where the profile has n; raises `ValueError` as well."""
-        seeds = profiles[self.profile] if self.seeds is None else self.seeds
+        seeds = literal(profiles[self.profile] if self.seeds is None else self.seeds)
         if isinstance(seeds, str) or not isinstance(seeds, int | float | Sequence):
             raise ValueError(f"`seeds` is how many, or which, seeds to train, such as 3 or [0, 2]; given {seeds!r}")
         if isinstance(seeds, int | float):
@@ -233,11 +243,12 @@ def training_of(dataset: str, algorithm: str, shots: int, ways: int) -> str:
     return f"{dataset}-{ways}way-{short[algorithm]}"
 
 
-def trainings_of(profile: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
+def trainings_of(profile: str, names: Sequence[str] | str | None = None) -> tuple[str, ...]:
     """Which of `TRAININGS` a profile does: all at the paper's scale, else 5-way Omniglot; `names` overrides it.
 
     Raises `ValueError` for names that are not there.
     """
+    names = literal(names)
     if isinstance(names, str):
         raise ValueError(f"`train` is a list of trainings, such as ['{next(iter(TRAININGS))}']; given {names!r}")
     chosen = tuple(names) if names is not None else tuple(TRAININGS)[: None if profile == "paper" else 1]
@@ -373,9 +384,12 @@ def entries(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Entry
         *[table for table in tables if table not in reptile],
     ]
     known = sorted({field.name for entry in found for config in entry.configs for field in fields(config)})
-    if unknown := sorted(scale.override.keys() - set(known)):
+    override = literal(scale.override)
+    if not isinstance(override, Mapping):
+        raise ValueError(f"`settings` are values by name, such as {{'meta_batch_size': 2}}; given {override!r}")
+    if unknown := sorted(override.keys() - set(known)):
         raise ValueError(f"`settings` has {', '.join(unknown)}, which no run has; there are {', '.join(known)}")
-    return {entry.name: entry._replace(runs=_overridden(entry.runs, scale.override)) for entry in found}
+    return {entry.name: entry._replace(runs=_overridden(entry.runs, override)) for entry in found}
 
 
 def _overridden(runs: Any, override: Mapping[str, Any]) -> Any:

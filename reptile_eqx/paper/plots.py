@@ -283,7 +283,8 @@ def figure_4(
     Bars: the range over seeds, or with a single seed the 95 % interval over its tasks. The inset of 4a is its upper
     part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches.
     """
-    figure, row = plt.subplots(1, len(panels), figsize=(11.5, 4.6), sharey=True, layout="constrained")
+    figure, grid = plt.subplots(1, len(panels), figsize=(11.5, 4.6), sharey=True, squeeze=False, layout="constrained")
+    row = grid[0]
     swept = {
         "4a": "inner-loop iterations",
         "4b": "inner-loop batch size (images;\nwith a separate tail 75 at most)",

@@ -63,6 +63,21 @@ def accuracy_table(
     return pd.DataFrame(rows)
 
 
+def reptile_summary(
+    records: Mapping[str, Sequence[Record]], repeated: Mapping[str, Sequence[Record]] | None = None
+) -> pd.DataFrame:
+    """Reptile's rows of Tables 1 and 2 in short; arguments as `accuracy_table` has them."""
+    rows = []
+    for dataset, name in (("omniglot", "Omniglot"), ("mini-imagenet", "Mini-ImageNet")):
+        whole = accuracy_table(dataset, records, repeated).set_index(["Task", "Algorithm"])
+        for task in dict.fromkeys(task for task, _ in whole.index):
+            alone, together = (whole.loc[task, row] for row in ("Reptile", "Reptile + Transduction"))
+            row = {"Reptile": f"{name}, {task}", "Paper": alone["Paper"], "Here": alone["Here"]}
+            row |= {"Paper, transductive": together["Paper"], "Here, transductive": together["Here"]}
+            rows.append(row | {"Trained for": alone["Scale"].rsplit(" tasks", 1)[0].rsplit(", ", 1)[0]})
+    return pd.DataFrame(rows)
+
+
 _COLUMNS = ("Here", "Difference", "Verdict", "Scale")
 
 

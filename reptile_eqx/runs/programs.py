@@ -4,11 +4,13 @@ First what is compiled (`Programs`), then the loop on the host (`train_and_measu
 what is kept on disk.
 """
 
+import dataclasses
 import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from tqdm import tqdm
 
+from ..bars import tqdm
 from ..inner import trainable
 from ..training import NOTHING_MOVED, advance, start, unmoved
 from .checkpoint import Training, skeleton
@@ -29,6 +31,7 @@ _SECONDS_A_CALL = 5.0
 _SECONDS_BETWEEN_CHECKPOINTS = 2.5
 _SECONDS_BETWEEN_SAVED_TASKS = 20.0
 _TASKS_AT_ONCE_ON_A_CORE = 25
+_SHOWN_IN_A_TITLE = 4
 _ALONG_TRAINING, _AT_THE_END = 2, 3  # random streams of the tasks that are measured
 
 
@@ -70,10 +73,15 @@ class Programs:
             state, loss = advance(learner, state, iterations, "task")
         return eqx.filter(state, eqx.is_array), loss
 
+    def tasks(self, *, final: bool) -> int:
+        """How many tasks one training is measured on."""
+        return sum(measurement.tasks for measurement in self._measurements[final])
+
     def measure(self, trainings: Sequence[Training], *, final: bool, bar: tqdm | None = None) -> list[dict[str, Any]]:
         """Each training's measurements, summarised, with the tasks of all of them spread over the devices.
 
-        What final ones have seen is kept on disk, so that a long evaluation that is cut off goes on where it was.
+        What final ones have seen is kept on disk, so that a long evaluation that is cut off goes on where it was. `bar`
+        counts the tasks.
         """
         results = [{} for _ in trainings]
         for i, measurement in enumerate(self._measurements[final]):
@@ -88,11 +96,11 @@ class Programs:
         block, program = self._measuring_program(measurement, index, final)
         seen = [self._seen_before(training, measurement) if final else None for training in trainings]
         done = [0 if values is None else len(jax.tree.leaves(values)[0]) for values in seen]
+        if bar is not None:
+            bar.update(sum(min(some, measurement.tasks) for some in done))
         todo = [(i, first) for i in range(len(trainings)) for first in range(done[i], measurement.tasks, block)]
         fresh, kept = set(), time.monotonic()
         for begin in range(0, len(todo), program.width):
-            if bar is not None:
-                bar.set_postfix_str(f"{measurement.name}: {begin * block} of {len(todo) * block} tasks")
             turn = todo[begin : begin + program.width]
             which = {"stream": np.uint32(_AT_THE_END if final else _ALONG_TRAINING)}
             units = [self.unit(trainings[i].config, trainings[i].state) | which for i, _ in turn]
@@ -101,6 +109,8 @@ class Programs:
                 both = [values] if seen[i] is None else [seen[i], values]
                 seen[i] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *both)
                 fresh.add(i)
+            if bar is not None:
+                bar.update(sum(min(block, measurement.tasks - first) for _, first in turn))
             if time.monotonic() - kept > _SECONDS_BETWEEN_SAVED_TASKS or begin + program.width >= len(todo):
                 for i in fresh if final else ():
                     trainings[i].save_seen(measurement, seen[i])
@@ -141,16 +151,19 @@ class Programs:
         return program
 
 
-def train_and_measure(trainings: Sequence[Training], data: PyTree, devices: Sequence[jax.Device]) -> dict[str, Any]:
+def train_and_measure(
+    trainings: Sequence[Training], data: PyTree, devices: Sequence[jax.Device], among: Sequence[Configuration] = ()
+) -> dict[str, Any]:
     """Bring trainings that are `same_program` to their end, saving each on the way.
+
+    `among` is all that was asked for together with them, from which their progress bars are to tell them.
 
     Returns their results (in order) as `results`, how many were trained at once as `together`, `compile_seconds`.
     """
     programs = Programs(trainings[0].config, data, len(trainings), devices)
     _begin(programs, trainings)
     total, done = sum(t.config.outer_iterations for t in trainings), sum(t.iteration for t in trainings)
-    shown = dict(unit="it", desc=_title(trainings), smoothing=0.05, disable=not first_process())
-    with tqdm(total=total, initial=done, **shown) as bar:
+    with _bar(trainings, among, "training", total=total, initial=done, unit="it", smoothing=0.05) as bar:
         chunk, unsaved, saved = 1, {}, -math.inf
         while pending := [t for t in trainings if not t.done]:
             # Those furthest behind go first: with more runs than devices they take turns, and no device idles.
@@ -160,21 +173,21 @@ def train_and_measure(trainings: Sequence[Training], data: PyTree, devices: Sequ
             done = sum(t.iteration for t in trainings)
             at_stop = [t for t in turn if t.iteration in t.stops and not t.diverged]
             if at_stop:
-                for training, result in zip(at_stop, programs.measure(at_stop, final=False, bar=bar), strict=True):
+                bar.set_postfix_str("evaluating")
+                for training, result in zip(at_stop, programs.measure(at_stop, final=False), strict=True):
                     # As it is read from a checkpoint.
                     training.curve.append(json.loads(as_json({"iteration": training.iteration, **result})))
-                bar.set_postfix_str(_headline(at_stop[0].curve[-1]))
+                bar.set_postfix_str(_headline([training.curve[-1] for training in at_stop]))
             unsaved |= {id(training): training for training in turn}
             # A run of a few seconds has many stops; writing at each of them would take as long as the training.
             if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS or all(t.done for t in trainings):
                 for training in unsaved.values():
                     training.save()
                 unsaved, saved = {}, time.monotonic()
-        for training in trainings:
-            if training.path is not None and not training.path.exists():  # nothing to train: a random initialisation
-                training.save()
-        finished = [t for t in trainings if not t.diverged]
-        measured = iter(programs.measure(finished, final=True, bar=bar) if finished else ())
+    for training in trainings:
+        if training.path is not None and not training.path.exists():  # nothing to train: a random initialisation
+            training.save()
+    measured = _measured(programs, [t for t in trainings if not t.diverged], among)
     results = [{} if t.diverged else next(measured) for t in trainings]
     together = min(len(trainings), programs.train.width)
     return {"results": results, "together": together, "compile_seconds": programs.train.compile_seconds}
@@ -212,6 +225,19 @@ def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:
     return max(1, min(round(iterations * _SECONDS_A_CALL / seconds), 10 * max(iterations, chunk)))
 
 
+def _measured(
+    programs: Programs, trainings: Sequence[Training], among: Sequence[Configuration]
+) -> Iterator[dict[str, Any]]:
+    """What is measured at the end of each."""
+    if not trainings:
+        return iter(())
+    total = len(trainings) * programs.tasks(final=True)
+    with _bar(trainings, among, "evaluating", total=total, unit="task") as bar:
+        found = programs.measure(trainings, final=True, bar=bar)
+        bar.set_postfix_str(_headline(found))
+    return iter(found)
+
+
 def _finite(state: PyTree, loss: PyTree) -> bool:
     """Whether the loss, the parameters and the optimisers' states are; what else a model holds may be infinite."""
     parameters, _ = trainable(jax.tree.map(jnp.asarray, state.model))
@@ -219,16 +245,45 @@ def _finite(state: PyTree, loss: PyTree) -> bool:
     return all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def _title(trainings: Sequence[Training]) -> str:
-    name = trainings[0].config.name
-    return name if len(trainings) == 1 else f"{name} and {len(trainings) - 1} more"
+def _bar(trainings: Sequence[Training], among: Sequence[Configuration], doing: str, **settings: Any) -> tqdm:
+    shown = first_process() and settings["total"]
+    title = title_of([training.config for training in trainings], among)
+    return tqdm(desc=f"{doing} {title}", disable=not shown, **settings)
 
 
-def _headline(point: dict[str, Any]) -> str:
-    """The first number of a point's last measurement, where there is one, for the progress bar."""
-    name, value = list(point.items())[-1]
+def title_of(configs: Sequence[Configuration], among: Sequence[Configuration] = ()) -> str:
+    """What runs of one program are called, by which numbers they differ, and by what from most of those `among` which
+    they are."""
+    config, name = configs[0], _called(configs[0])
+    alike = [other for other in among if type(other) is type(config) and _called(other) == name]
+    said = [name]
+    for field in ("seed", *(f.name for f in dataclasses.fields(config) if f.name != "seed")):
+        values = list(dict.fromkeys(str(getattr(some, field)) for some in configs))
+        usual = Counter(str(getattr(other, field)) for other in alike).most_common(1)
+        if field == "seed" or len(values) > 1 or (usual and usual[0][0] != values[0]):
+            shown = ", ".join(values) if len(values) <= _SHOWN_IN_A_TITLE else f"{values[0]} to {values[-1]}"
+            said.append(f"{field}{'s' if field == 'seed' and len(values) > 1 else ''} {shown}")
+    return ", ".join(filter(None, said))
+
+
+def _called(config: Configuration) -> str:
+    """Its name without the numbers that a bar shows anyway."""
+    name = config.name.removesuffix(f"seed {config.seed}").removesuffix(f"-seed{config.seed}")
+    return name.removesuffix(f"-{config.outer_iterations}")
+
+
+def _headline(points: Sequence[dict[str, Any]]) -> str:
+    """The first measurement's first number, in the mean over trainings, where there is one."""
+    name = next((name for name in points[0] if name != "iteration"), "")
+    numbers = [_number(point.get(name)) for point in points]
+    if not all(isinstance(number, int | float) for number in numbers):
+        return ""
+    return f"{name} {np.mean(numbers):.3f}"
+
+
+def _number(value: Any) -> Any:
     while isinstance(value, dict):
         value = next(iter(value.values()), None)
     while isinstance(value, list):
         value = value[-1] if value else None
-    return f"{name} {value:.3f}" if isinstance(value, int | float) else name
+    return value

@@ -88,7 +88,7 @@ def run(
                 paths[config].unlink(missing_ok=True)
             if left:
                 data = replicated(data, mesh_for(devices, len(devices)))
-                records |= _made(left, data, devices, folder)
+                records |= _made(left, data, devices, folder, configs)
     return [records[config] for config in configs]
 
 
@@ -123,13 +123,20 @@ def _tell_read(records: Iterable[Record]) -> None:
 
 
 def _made(
-    configs: dict[Configuration, dict[str, str]], data: PyTree, devices: Sequence[jax.Device], folder: Path
+    configs: dict[Configuration, dict[str, str]],
+    data: PyTree,
+    devices: Sequence[jax.Device],
+    folder: Path,
+    among: Sequence[Configuration],
 ) -> dict[Configuration, Record]:
-    """Train and measure configurations that share one program, each with its digests, and write the records."""
+    """Train and measure configurations that share one program, each with its digests, and write the records.
+
+    The progress bars name each by what it differs in from those it is `among`.
+    """
     # The environment is asked for before training, as the checkout may be another when it ends.
     made = agree({"data": _origin(data), **environment(devices)})
     trainings = [_training(config, some["data"], commits=[made["commit"]]) for config, some in configs.items()]
-    outcome = train_and_measure(trainings, data, devices)
+    outcome = train_and_measure(trainings, data, devices, among)
     made |= {"runs_together": outcome["together"], "date": agree(now())}
     made["compile_seconds"] = round(outcome["compile_seconds"], 1)
     records = {}

@@ -186,12 +186,30 @@ EXTRAS = {
 }
 
 
+def test_settings_change_a_field_of_all_runs_and_a_wrong_name_says_which_there_are():
+    faster = entries(Scale("smoke", override={"order": "parallel"}))
+    assert {config.order for config in faster["omniglot-5way-reptile"].configs} == {"parallel"}
+    assert faster["Figure 1"] == entries(Scale("smoke"))["Figure 1"], "which has no order"
+    with pytest.raises(ValueError, match="`settings` has ordr, which no run has; there are adam_b1, algorithm"):
+        entries(Scale("smoke", override={"ordr": "parallel"}))
+    with pytest.raises(ValueError, match="`settings` are values by name"):
+        entries(Scale("smoke", override="fast"))
+
+
+def test_lists_mean_the_same_as_the_texts_that_papermill_makes_of_them():
+    assert Scale("quick", "[0, 2]").chosen_seeds({"quick": 1}) == (0, 2)
+    assert trainings_of("quick", '["omniglot-5way-reptile"]') == ("omniglot-5way-reptile",)
+    assert entries(Scale("smoke", override='{"meta_batch_size": 2}')) == entries(
+        Scale("smoke", override={"meta_batch_size": 2})
+    )
+
+
 @in_a_checkout
 def test_every_record_is_the_catalogues_or_an_extra_of_one_of_its_trainings():
     known = {
         run_name(config)
-        for profile in ("quick", "paper")
-        for entry in entries(Scale(profile), list(TRAININGS)).values()
+        for scale in (Scale("quick"), Scale("paper"), Scale("quick", override={"optimiser": "adam"}))
+        for entry in entries(scale, list(TRAININGS)).values()
         for config in entry.configs
     }
     published = {path.stem: read_record(path) for path in (FIGURES / "runs").glob("*.json")}
