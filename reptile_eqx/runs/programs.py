@@ -17,11 +17,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
 from ..bars import tqdm
 from ..inner import trainable
-from ..training import NOTHING_MOVED, advance, start, unmoved
+from ..training import NOTHING_MOVED, State, advance, start, unmoved
 from .checkpoint import Training, skeleton
 from .configuration import Configuration, Measurement, numbers_of
 from .devices import Spread
@@ -55,7 +56,8 @@ class Programs:
             if len(set(names)) < len(names):
                 raise ValueError(f"each measurement needs a name of its own; given {', '.join(names)}")
         self._arrays, self._still = skeleton(lambda: start(learner, jax.random.PRNGKey(0)))
-        self.start = Spread(self._start, data, runs, devices)
+        self._begun = Spread(self._begin, data, runs, devices)
+        self._begun_outside = Spread(self._begin_outside, data, runs, devices)
         self.train = Spread(self._train, data, runs, devices, learner.meta_batch_size if learner.merge else 1)
         self._compiled: dict[tuple[str, int, int, int], Spread] = {}
 
@@ -63,9 +65,29 @@ class Programs:
         """What a compiled program needs to know of one run."""
         return {"numbers": numbers_of(config), "state": state}
 
-    def _start(self, data, unit):
-        learner = self._config.learner(data, unit["numbers"])
+    def start(self, configs: Sequence[Configuration]) -> list[State]:
+        """The arrays of the first state of each.
+
+        What the outer optimiser starts from may have the number of iterations in it. It is a small program of its own,
+        so that the large one is the same for any number.
+        """
+        states, width = [], self._begun.width
+        for begin in range(0, len(configs), width):
+            units = [self.unit(config, None) for config in configs[begin : begin + width]]
+            begun = self._begun(units)
+            with_state = [unit | {"state": state} for unit, state in zip(units, begun, strict=True)]
+            outside = self._begun_outside(with_state)
+            states += [state._replace(outer=outer) for state, outer in zip(begun, outside, strict=True)]
+        return states
+
+    def _begin(self, data, unit):
+        learner = self._config.learner(data, unit["numbers"])._replace(outer=optax.identity())
         return eqx.filter(start(learner, jax.random.PRNGKey(unit["numbers"]["seed"])), eqx.is_array)
+
+    def _begin_outside(self, data, unit):
+        learner = self._config.learner(data, unit["numbers"])
+        model = eqx.combine(unit["state"].model, self._still.model)
+        return eqx.filter(learner.outer.init(trainable(model)[0]), eqx.is_array)
 
     def _train(self, data, unit, iterations):
         learner, state = self._config.learner(data, unit["numbers"]), eqx.combine(unit["state"], self._still)
@@ -195,13 +217,9 @@ def train_and_measure(
 
 def _begin(programs: Programs, trainings: Sequence[Training]) -> None:
     """Give every training its first state, or the one it had when it was cut off."""
-    width = programs.start.width
-    for begin in range(0, len(trainings), width):
-        some = trainings[begin : begin + width]
-        states = programs.start([programs.unit(training.config, None) for training in some])
-        for training, state in zip(some, states, strict=True):
-            training.state = state
-            training.resume()
+    for training, state in zip(trainings, programs.start([t.config for t in trainings]), strict=True):
+        training.state = state
+        training.resume()
 
 
 def _advance(programs: Programs, turn: Sequence[Training], chunk: int) -> int:

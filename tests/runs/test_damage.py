@@ -338,7 +338,7 @@ def test_another_number_of_iterations_is_the_same_program():
     for iterations in (50, 60):
         config = SineRegression(**(SINE | dict(outer_iterations=iterations)))
         compiled = programs.Programs(config, None, 1, jax.devices()[:1])
-        unit = {"numbers": numbers_of(config), "state": compiled.start([compiled.unit(config, None)])[0]}
+        unit = {"numbers": numbers_of(config), "state": compiled.start([config])[0]}
         jaxpr = jax.make_jaxpr(compiled._train)(None, unit, 1)
         lowered.add(str(jaxpr))
     assert len(lowered) == 1

@@ -219,7 +219,7 @@ def test_a_runs_precision_is_that_of_its_programs():
     for precision, narrow in (("float32", False), ("bfloat16", True)):
         config = FewShotClassification(**FEW_SHOT, precision=precision)
         compiled = programs.Programs(config, noise(), 1, jax.devices()[:1])
-        (state,) = compiled.start([compiled.unit(config, None)])
+        (state,) = compiled.start([config])
         unit = compiled.unit(config, state)
         train = jax.make_jaxpr(compiled._train)(noise(), unit, 1)
         assert ("mantissa_bits=7" in str(train)) == narrow
