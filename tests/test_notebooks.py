@@ -64,6 +64,7 @@ MADE = {
         "own-series-forecast",
         "own-head-alone",
     ],
+    "6_playground": [],
 }
 
 

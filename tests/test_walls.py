@@ -48,6 +48,7 @@ EXTRA = (
     "jupyterlab",
     "ipykernel",
     "ipywidgets",
+    "anywidget",
     "papermill",
     "nbclient",
     "nbformat",

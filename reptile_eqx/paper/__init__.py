@@ -9,7 +9,9 @@
 | `statistics`, `claims`, `tables`, `plots`, `report` | records: their numbers, what they say, how they are shown |
 | `pretrained` | trained initialisations that come with the package |
 | `plan`, `operations`, `bench` | working it off, what it costs, how fast that is here |
+| `agreement`, `overlap` | when an accuracy agrees with the paper's; what gradients on seen images are worth |
 | `own` | pictures to begin with, and figures, for the notebook on tasks of one's own |
+| `playground` | widgets: a wave whose points one drags, a canvas, sliders |
 """
 
 import importlib

@@ -49,7 +49,7 @@ def of_tables(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         cells = [cells_of_row(some, *row) for some, row in zip(used, rows, strict=True)]
         if all(cells):
             whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
-            note = "; ".join(filter(None, map(scale, used, whole)))
+            note = "; ".join(dict.fromkeys(filter(None, map(scale, used, whole))))
             row = _row(f"{task_name(used[0][0])}{claim}", exceeds(cells[0], cells[1]))
             found.append(row | {"Scale": note or "the paper's"})
     return pd.DataFrame(found)

@@ -222,7 +222,7 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
-    return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; {seeds}", note, 2)
+    return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; triangles: the paper's\n{seeds}", note, 2)
 
 
 def _papers(record, shots, setting):
