@@ -30,7 +30,7 @@ run lists it, and executes each notebook when all that it shows is there. `-p pr
 
 examples:
   reptile-eqx run                                   all notebooks, minutes on two cores
-  reptile-eqx run 1 --profile smoke                 the first notebook, seconds
+  reptile-eqx run 1 --profile smoke                 the first notebook, a minute at most
   reptile-eqx run 3 --profile paper                 Tables 1 and 2 at the paper's scale
   reptile-eqx run --profile paper --dry-run         what that trains, and how long it takes here
   reptile-eqx run 3 -p outer_iterations 20000 -p seeds 1

@@ -108,7 +108,10 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         if content is None:
             raise FileNotFoundError(errno.ENOENT, "no initialisation there", str(path))
         line, _, arrays = unsealed(_KIND, content).partition(b"\n")
-        return json.loads(line), arrays
+        header = json.loads(line)
+        if not isinstance(header, dict):
+            raise ValueError("its header is none that rx.save writes")
+        return header, arrays
     except ValueError as error:
         raise ValueError(f"{path} is not read, as {error}: get it again, or save it anew with rx.save") from error
 

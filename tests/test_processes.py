@@ -53,7 +53,9 @@ def wait_for(what, seconds=30.0):
 
 def started(command, tmp_path):
     """A command in a process group of its own, and the process that it started, once that says who it is."""
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    pipes: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    # Tests that run in the background of a script inherit that Ctrl-C is ignored.
+    parent = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
     pid = tmp_path / "pid"
     return parent, int(wait_for(lambda: pid.exists() and pid.read_text()))
 

@@ -133,7 +133,8 @@ def figure_1_moving(panels: Mapping[str, Record]) -> list[Image.Image]:
         axes.plot(*shown["wave"], color="black", linewidth=1.2, label="true wave")
         axes.plot(*shown["points"], "^", color=VERMILION, markersize=6, label="sampled points")
         (line,) = axes.plot([], [], color=BLUE, linewidth=2, label="the network")
-        axes.set(title=title, xlabel="x", ylim=(-5.5, 5.5))
+        reach = 1.6 * max(map(abs, shown["wave"][1]))
+        axes.set(title=title, xlabel="x", ylim=(-reach, reach))
         lines.append((line, shown["wave"][0], shown["predictions"]))
     row[0].set_ylabel("f(x)")
     _finish(figure, " ", columns=3)
@@ -141,7 +142,7 @@ def figure_1_moving(panels: Mapping[str, Record]) -> list[Image.Image]:
     for step in range(len(lines[0][2])):
         for line, x, predictions in lines:
             line.set_data(x, predictions[step])
-        figure.suptitle(f"after {step} gradient steps on ten points", fontsize=10)
+        figure.suptitle(f"ten points of an unseen wave: {_after(step)}", fontsize=10)
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     plt.close(figure)

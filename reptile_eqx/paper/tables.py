@@ -143,7 +143,7 @@ def figure_4_tried(tried: Mapping[str, Mapping[str, Mapping[str, Mapping[Any, Se
     """Points of Figure 4 under several readings: a column for each, with the accuracy and its interval over tasks.
 
     `tried` has for each reading what `plots.figure_4` takes. The points are those that a reading other than the first
-    has records of.
+    has records of; a reading without any is left out.
     """
     first, *others = tried
     rows = []
@@ -156,7 +156,7 @@ def figure_4_tried(tried: Mapping[str, Mapping[str, Mapping[str, Mapping[Any, Se
                     row[reading] = "{:.1f} ± {:.1f}".format(*over_tasks(cells)) if cells else ""
                 if any(row[reading] for reading in others):
                     rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).replace("", np.nan).dropna(axis="columns", how="all").fillna("")
 
 
 _POINTS = {"4a": "{} iterations", "4b": "batches of {}", "4c": "outer step {}"}

@@ -186,11 +186,11 @@ def test_tasks_without_queries_have_none():
     [
         (dict(ways=5, shots=1), "5-way tasks need 5 classes, and there are 4"),
         (dict(ways=17, shots=1, rotations=True), "17-way tasks need 17 classes, and there are 16"),
-        (dict(ways=0, shots=1), "0-way"),
+        (dict(ways=0, shots=1), "`ways` is 0; expected a whole number, 1 or more"),
         (dict(ways=2, shots=6), "6 shots and 0 held-out examples need .* there are 5"),
         (dict(ways=2, shots=4, queries=2), "4 shots and 2 held-out examples need .* there are 5"),
         (dict(ways=2, shots=0), "0 shots"),
-        (dict(ways=2, shots=1, queries=-1), "-1 held-out"),
+        (dict(ways=2, shots=1, queries=-1), "`queries` is -1; expected a whole number, 0 or more"),
     ],
 )
 def test_impossible_tasks_are_errors(wrong, message):
