@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from PIL import Image
 from tabulate import tabulate
 
@@ -119,6 +120,15 @@ def save_table(
     for kind, text in texts.items():
         write(folder / f"{name}.{kind}", text)
     return [*(folder / f"{name}.{kind}" for kind in texts), _save_json(folder, name, records, {"title": title, **more})]
+
+
+def shown(table: pd.DataFrame, caption: str = "") -> Styler:
+    """A table as a notebook shows it: no index, texts to the left, numbers with their thousands apart, no NaN."""
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    left = {"selector": "th, caption", "props": "text-align: left"}
+    styled = table.style.hide(axis="index").set_table_styles([left]).set_caption(caption)
+    styled.format(na_rep="", thousands=",", precision=4)
+    return styled.set_properties(subset=texts, **{"text-align": "left"})
 
 
 _LATEX = {"±": r"$\pm$", "α": r"$\alpha$", "½": r"$\frac12$", "⅓": r"$\frac13$", "¼": r"$\frac14$"}
