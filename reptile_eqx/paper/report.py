@@ -125,7 +125,7 @@ def save_table(
 def shown(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table as a notebook shows it: no index, texts to the left, numbers with their thousands apart, no NaN."""
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    left = {"selector": "th, caption", "props": "text-align: left"}
+    left: Any = {"selector": "th, caption", "props": "text-align: left"}
     styled = table.style.hide(axis="index").set_table_styles([left]).set_caption(caption)
     styled.format(na_rep="", thousands=",", precision=4)
     return styled.set_properties(subset=texts, **{"text-align": "left"})
