@@ -151,7 +151,7 @@ def held(path: Path, doing: str) -> Generator[None]:
 
     Raises `Unwritable` where no lock can be put there.
     """
-    with explained(path):
+    with explained(path.with_suffix(".lock")):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"))
         try:

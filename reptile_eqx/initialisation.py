@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
+from .checks import whole
 from .evaluation import QueryAccuracy, classify_alone, mean_and_interval
 from .inner import Loss, adapt, start_optimiser
 from .losses import check_labels
@@ -128,6 +129,7 @@ class Initialisation(eqx.Module):
 
         Raises `ValueError` for tasks of more classes than the model has outputs (`for_ways`).
         """
+        count = whole("count", count)
         x, labels = tasks(key).support
         check_labels(labels, eqx.filter_eval_shape(self.model, x).shape[-1])
         measure = QueryAccuracy(tasks, self.loss, self.optimiser, self.steps, self.batch_size, self.schedule)

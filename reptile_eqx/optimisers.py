@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .checks import whole
+from .checks import number, whole
 from .inner import trainable
 
 Number = float | Float[Array | np.ndarray, ""]
@@ -25,6 +25,8 @@ def annealed_sgd(step_size: Number, iterations: int) -> optax.GradientTransforma
     With `reptile`'s φ - φ̃ as g this is φ ← φ + ε_t(φ̃ - φ). After T = `iterations` nothing moves any more.
     """
     iterations = whole("iterations", iterations)
+    if not hasattr(step_size, "dtype"):  # an array may be one of a compiled program's
+        step_size = number("step_size", step_size)
 
     def init(params):
         del params

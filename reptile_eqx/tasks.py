@@ -39,11 +39,8 @@ class SineWaves(eqx.Module):
     Both are pairs `(x, y)` of shape `(points, 1)`.
     """
 
-    points: int = eqx.field(static=True, default=10)
+    points: int = eqx.field(static=True, default=10, converter=lambda points: whole("points", points))
     spaced: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        whole("points", self.points)
 
     def __call__(self, key: PRNGKeyArray) -> Task:
         """One task, a pure function of `key`."""
@@ -172,6 +169,7 @@ def pad(examples: Any, length: int) -> Examples:
             "length and a mask of your own, which your loss takes"
         )
     count = count_examples(examples)
+    length = whole("length", length, 0)
     if not 1 <= count <= length:
         raise ValueError(
             f"{count} examples cannot be padded to {length}: there must be 1 or more, and `length` as many"

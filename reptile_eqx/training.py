@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple
 
 import equinox as eqx
@@ -69,6 +70,9 @@ def start(learner: Learner, key: PRNGKeyArray) -> State:
     `tasks` cannot be compiled. Warns of tasks whose random numbers do not come from their key.
     """
     check_tasks(learner.tasks)
+    if not isinstance(learner.meta_batch_size, Integral):
+        whole("meta_batch_size", learner.meta_batch_size)
+        raise ValueError(f"`meta_batch_size` is {learner.meta_batch_size!r}; expected an integer")
     whole("meta_batch_size", learner.meta_batch_size)
     model_key, training_key = jax.random.split(key)
     if jnp.issubdtype(training_key.dtype, jax.dtypes.prng_key) and training_key.dtype == jax.random.key(0).dtype:

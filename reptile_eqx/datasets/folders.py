@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import ImageOps
 
+from .. import checks
 from ..bars import tqdm
 from ..files import expanded
 from .archives import contents, files_below
@@ -64,7 +65,7 @@ def folder(
         raise DataError(f"{root} {what}. Pictures of one's own lie as FOLDER/CLASS/PICTURE")
     sides = np.atleast_1d(size).tolist()
     sides = sides * 2 if np.ndim(size) == 0 else sides
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= 10_000 for side in sides):
         raise ValueError(f"`size` is {size!r}; expected a number of pixels, 1 or more, or (height, width)")
     height, width = sides
     filter_named(resample)
@@ -118,7 +119,9 @@ def split(data: ImageClasses, shares: Sequence[float | int] = (0.64, 0.16, 0.2),
     add up to all of them. A part above 0 has a class at least. This is not the split of the published initialisations
     (`load_pretrained(…).unseen`). Raises `ValueError` for other shares, and for those that leave nothing to train on.
     """
-    count = len(data.classes)
+    count, seed = len(data.classes), checks.whole("seed", seed, 0)
+    if np.ndim(shares) != 1 or not all(isinstance(s, int | float | np.number) and np.isfinite(s) for s in shares):
+        raise ValueError(f"`shares` are three numbers, such as (0.64, 0.16, 0.2); given {shares!r}")
     whole = count if sum(shares) == count else 1
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - whole) > 1e-6 or not shares[0]:
         raise ValueError(

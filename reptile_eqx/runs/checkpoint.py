@@ -3,6 +3,8 @@
 import io
 import json
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..files import data_directory, held, now, regular, sealed, unsealed
+from ..files import data_directory, explained, held, now, regular, sealed, unsealed
 from .configuration import Configuration, Measurement, run_name
 from .digests import digest
 from .processes import as_json, first_process, read, set_aside, write
@@ -101,6 +103,14 @@ class Training:
         self.commits += [commit for commit in here if commit not in self.commits]
         return True
 
+    def forget(self) -> None:
+        """Remove the checkpoint, or set aside what is in its place."""
+        if self.path is not None and first_process():
+            if self.path.is_dir():
+                set_aside(self.path, ValueError("it is a folder"))
+            with explained(self.path):
+                self.path.unlink(missing_ok=True)
+
     def kept(self) -> dict[str, Any]:
         """What the checkpoint on disk says of itself; empty where there is none that is whole."""
         try:
@@ -149,11 +159,14 @@ class Training:
 
     def load_seen(self, measurement: Measurement, like: PyTree) -> PyTree[np.ndarray] | None:
         """What `save_seen` kept, or `None` where there is nothing; `like` is what one task gives, of this structure."""
-        content = None if self.path is None else read(self._seen_path(self.path.parent, measurement), _SEEN)
-        if content is None:
+        if self.path is None or (content := read(self._seen_path(self.path.parent, measurement), _SEEN)) is None:
             return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            leaves = list(arrays.values())
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                leaves = list(arrays.values())
+        except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            set_aside(self._seen_path(self.path.parent, measurement), error)
+            return None
         if [(x.shape[1:], x.dtype) for x in leaves] != [(x.shape, x.dtype) for x in jax.tree.leaves(like)]:
             name = f"{self.config.name}, {measurement.name}"
             warnings.warn(
@@ -170,9 +183,19 @@ def _parsed(content: bytes) -> tuple[dict[str, Any], bytes]:
     """A checkpoint's header and its arrays; raises `ValueError` for something else."""
     line, _, arrays = content.partition(b"\n")
     kept = json.loads(line)
-    if not isinstance(kept, dict) or not {*_KEPT, "config"} <= kept.keys():
+    right = isinstance(kept, dict) and all(type(kept.get(name)) in types for name, types in _TYPES.items())
+    if not right or kept["iteration"] < 0 or not all(isinstance(commit, str) for commit in kept["commits"]):
         raise ValueError("its first line is not a checkpoint's")
+    points: list[Any] = [point.get("iteration") if isinstance(point, dict) else None for point in kept["curve"]]
+    if any(type(point) is not int for point in points) or points != sorted({*points, -1})[1:]:
+        raise ValueError("its curve is none")
     return kept, arrays
+
+
+_TYPES = {
+    "iteration": (int,), "seconds": (int, float), "curve": (list,), "diverged": (str,), "commits": (list,),
+    "config": (dict,), "date": (str,),
+}  # fmt: skip
 
 
 @contextmanager

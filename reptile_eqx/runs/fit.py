@@ -90,10 +90,14 @@ def fit(
     iterations, points = whole("iterations", iterations), whole("points", points)
     tasks, final_tasks = whole("tasks", tasks), whole("final_tasks", final_tasks)
     seeds, measure = _seeds(seeds), None if measure is None else _named(measure)
+    if devices is not None and (isinstance(devices, str | int) or not all(isinstance(d, jax.Device) for d in devices)):
+        raise ValueError(f"`devices` is {devices!r}; expected some of jax.devices(), or None for all")
     if devices is not None and not len(devices):
         raise ValueError("`devices` is empty; expected some of jax.devices(), or None for all")
-    if folder is not None and not os.fspath(folder):
-        raise ValueError("`folder` is an empty name; expected a folder for the checkpoints, or None to keep none")
+    if folder is not None and (not isinstance(folder, str | os.PathLike) or not os.fspath(folder)):
+        raise ValueError(f"`folder` is {folder!r}; expected a folder for the checkpoints, or None to keep none")
+    if not isinstance(fresh, bool):
+        raise ValueError(f"`fresh` is {fresh!r}; expected True or False")
     # Of NumPy's arrays a program can take no element by a number that it draws.
     learner, measure = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, (learner, measure))
     arrays, still = eqx.partition((learner, measure), eqx.is_array)
@@ -109,8 +113,8 @@ def fit(
         trainings.append(Training(plan, path, settings | {"seed": seed}))
     with locked(training.path for training in trainings):
         for training in trainings:
-            if fresh and training.path is not None and first_process():
-                training.path.unlink(missing_ok=True)
+            if fresh:
+                training.forget()
             _check_own(training, iterations)
         _tell_read(trainings)
         devices = jax.devices() if devices is None else devices

@@ -72,8 +72,12 @@ def read_record(path: Path) -> Record:
     fields = {field.name: field.type for field in dataclasses.fields(Record) if field.name != "more"}
     if not isinstance(kept, dict) or not all(isinstance(kept.get(name), _TYPES[name]) for name in fields):
         raise ValueError(f"its {', '.join(fields)} are not all there, as a record has them")
-    if not all(isinstance(point, dict) and "iteration" in point for point in kept["curve"]):
+    if not all(isinstance(point, dict) and type(point.get("iteration")) is int for point in kept["curve"]):
         raise ValueError("its curve is no list of points with an `iteration`")
+    if kept["status"] not in ("finished", "diverged", "not finite"):
+        raise ValueError(f"its status is {kept['status']!r}; expected finished, diverged or not finite")
+    if not isinstance(kept.get("more", {}), dict) or not isinstance(kept["made"].get("date", ""), str):
+        raise ValueError("its `more` or its date is none")
     own = {name: kept.pop(name) for name in fields}
     return Record(**own, more=kept.pop("more", {}) | kept)
 

@@ -84,8 +84,8 @@ def run(
             # Another process may have made some of them while this one waited for it.
             records |= {} if fresh else _on_record(group, figures, depends)
             left = {config: depends[config] for config in group if config not in records}
-            for config in left if fresh and first_process() else ():
-                paths[config].unlink(missing_ok=True)
+            for config in left if fresh else ():
+                _training(config, depends[config]["data"]).forget()
             if left:
                 data = replicated(data, mesh_for(devices, len(devices)))
                 records |= _made(left, data, devices, folder, configs)

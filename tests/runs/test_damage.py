@@ -5,6 +5,7 @@ import os
 import pickle
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from made_up import SINE
 from test_own_configuration import Descent
 
 import reptile_eqx as rx
-from reptile_eqx import files
+from reptile_eqx import checks, files
 from reptile_eqx.paper.experiments import SineRegression
 from reptile_eqx.runs import devices, digests, processes, programs
 from reptile_eqx.runs.checkpoint import Training
@@ -117,6 +118,43 @@ def test_a_checkpoint_of_another_shape_is_set_aside(tmp_path, other):
     fresh.state = other
     with pytest.warns(UserWarning, match="is not used, as"):
         assert not fresh.resume()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"iteration": value} for value in (-5, 12.5, True, "50", None)),
+        *({"curve": value} for value in ({}, "x", [1], [{}], [{"iteration": "x"}], [{"iteration": 7}, {"iteration": 7}])),
+        *({"commits": value} for value in (None, "x", [1])),
+        {"diverged": 1}, {"seconds": "1"}, {"date": None}, {"config": []},
+    ],
+)  # fmt: skip
+def test_a_header_that_is_none_is_set_aside_under_a_valid_seal_too(tmp_path, wrong):
+    path = tmp_path / "state.eqx"
+    training(path).save()
+    header, arrays = files.unsealed("checkpoint", path.read_bytes()).split(b"\n", 1)
+    path.write_bytes(files.sealed("checkpoint", json.dumps(json.loads(header) | wrong).encode() + b"\n" + arrays))
+    with pytest.warns(UserWarning, match=r"state\.eqx is not used, as its"):
+        assert not training(path).resume()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY", b"PK\x03\x04"])
+def test_values_that_are_none_are_measured_again_under_a_valid_seal_too(tmp_path, content):
+    one = training(tmp_path / "state.eqx")
+    one.settings |= {name: 1 for name in one.config.measured}
+    (measurement, _) = one.config.measurements(None, {"seed": np.uint32(0), "inner_step_size": 0.1}, final=True)
+    one.save_seen(measurement, np.ones((3, 4), np.float32))
+    (path,) = tmp_path.glob("seen-*")
+    path.write_bytes(files.sealed("measured values", content))
+    with pytest.warns(UserWarning, match=f"{path.name} is not used, as"):
+        assert one.load_seen(measurement, np.ones(4, np.float32)) is None
+
+
+@pytest.mark.parametrize("value", [10**400, Fraction(1, 2), float("inf"), "3", True, None, 3.5, 1j])
+def test_what_is_no_whole_number_is_named(value):
+    with pytest.raises(ValueError, match="`steps` is .*; expected a whole number, 1 or more"):
+        checks.whole("steps", value)
+    assert checks.whole("steps", np.int64(3)) == checks.whole("steps", Fraction(3)) == 3
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, *PLACES])
