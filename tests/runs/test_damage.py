@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_shape_is_set_aside(tmp_path, other):
     "wrong",
     [
         *({"iteration": value} for value in (-5, 12.5, True, "50", None)),
-        *({"curve": value} for value in ({}, "x", [1], [{}], [{"iteration": "x"}], [{"iteration": 7}, {"iteration": 7}])),
+        *({"curve": value} for value in ({}, "x", [1], [{}], [{"iteration": "x"}], 2 * [{"iteration": 7}])),
         *({"commits": value} for value in (None, "x", [1])),
         {"diverged": 1}, {"seconds": "1"}, {"date": None}, {"config": []},
     ],
