@@ -138,13 +138,19 @@ def test_a_header_that_is_none_is_set_aside_under_a_valid_seal_too(tmp_path, wro
         assert not training(path).resume()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY", b"PK\x03\x04"])
-def test_values_that_are_none_are_measured_again_under_a_valid_seal_too(tmp_path, content):
-    one = training(tmp_path / "state.eqx")
+def measured(folder):
+    """A training that has measured something, what that was, and the file that it lies in."""
+    one = training(folder / "state.eqx")
     one.settings |= {name: 1 for name in one.config.measured}
     (measurement, _) = one.config.measurements(None, {"seed": np.uint32(0), "inner_step_size": 0.1}, final=True)
     one.save_seen(measurement, np.ones((3, 4), np.float32))
-    (path,) = tmp_path.glob("seen-*")
+    (path,) = folder.glob("seen-*")
+    return one, measurement, path
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY", b"PK\x03\x04"])
+def test_values_that_are_none_are_measured_again_under_a_valid_seal_too(tmp_path, content):
+    one, measurement, path = measured(tmp_path)
     path.write_bytes(files.sealed("measured values", content))
     with pytest.warns(UserWarning, match=f"{path.name} is not used, as"):
         assert one.load_seen(measurement, np.ones(4, np.float32)) is None
@@ -159,11 +165,7 @@ def test_what_is_no_whole_number_is_named(value):
 
 @pytest.mark.parametrize("damage", [*DAMAGES, *PLACES])
 def test_damaged_values_are_measured_again(tmp_path, damage):
-    one = training(tmp_path / "state.eqx")
-    one.settings |= {name: 1 for name in one.config.measured}
-    (measurement, _) = one.config.measurements(None, {"seed": np.uint32(0), "inner_step_size": 0.1}, final=True)
-    one.save_seen(measurement, np.ones((3, 4), np.float32))
-    (path,) = tmp_path.glob("seen-*")
+    one, measurement, path = measured(tmp_path)
     assert one.load_seen(measurement, np.ones(4, np.float32)).shape == (3, 4)
     apply(path, damage)
     with pytest.warns(UserWarning, match=f"{path.name} is not used, as"):
