@@ -58,7 +58,8 @@ def train(entries: Iterable[Entry], data: str | None, devices: int | None, figur
         print(f"\n{entry.notebook}: {entry.name}", file=sys.stderr)
         configs = entry.configs
         try:
-            dataset = load(configs[0].dataset, data) if isinstance(configs[0], FewShotClassification) else None
+            few_shot = isinstance(configs[0], FewShotClassification)
+            dataset = load(configs[0].dataset, data, verify=True) if few_shot else None
             run(configs, dataset, publish=True, figures=figures, devices=used)
         except jax.errors.JaxRuntimeError:
             traceback.print_exc()
