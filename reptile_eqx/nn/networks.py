@@ -33,7 +33,7 @@ class ConvBlock(eqx.Module):
     """3×3 convolution, batch norm with the batch's own statistics, ReLU or another activation.
 
     The resolution is halved (rounding up) by the convolution's stride of 2 or, with `pool`, by a 2×2 max-pool between
-    the norm and the ReLU.
+    the norm and the ReLU. With a stride of 1 it stays.
     """
 
     kernel: Kernel
@@ -42,11 +42,19 @@ class ConvBlock(eqx.Module):
     shift: Channels
     activation: Callable = eqx.field(static=True)
     pool: bool = eqx.field(static=True)
+    stride: int = eqx.field(static=True)
 
     def __init__(
-        self, channels: int, filters: int, activation: Callable = jax.nn.relu, *, pool: bool = False, key: PRNGKeyArray
+        self,
+        channels: int,
+        filters: int,
+        activation: Callable = jax.nn.relu,
+        *,
+        pool: bool = False,
+        stride: int = 2,
+        key: PRNGKeyArray,
     ):
-        """`channels` in, `filters` out; Glorot-uniform kernel, zero bias.
+        """`channels` in, `filters` out; Glorot-uniform kernel, zero bias; a stride of 1 or 2, which `pool` leaves out.
 
         Raises `ValueError` for a pooled block with another activation than ReLU, which it is made for.
         """
@@ -58,16 +66,18 @@ class ConvBlock(eqx.Module):
         self.shift = jnp.zeros(filters)
         self.activation = activation
         self.pool = pool
+        self.stride = whole("stride", stride, 1, 2)
 
     def __call__(self, x: Images) -> Float[Array, "batch rows columns filter"]:
-        """Maps `(batch, height, width, channel)` to `(batch, ceil(height / 2), ceil(width / 2), filter)`."""
+        """Maps `(batch, height, width, channel)` to `(batch, rows, columns, filter)`: half as many, rounded up, or as
+        many with a stride of 1."""
         # The bias is a parameter as in the reference, but never added: batch norm takes out whatever it adds.
         kernel, scale, shift = (leaf.astype(x.dtype) for leaf in (self.kernel, self.scale, self.shift))
         if self.pool:
             # Where the scale is negative the norm turns the order round; the sign is moved into the kernel.
             sign = lax.stop_gradient(jnp.where(scale < 0, -1, 1).astype(scale.dtype))
             return batch_norm_pool_relu(convolution(x, kernel * sign, 1), scale * sign, shift)
-        h = convolution(x, kernel, 2)
+        h = convolution(x, kernel, self.stride)
         if self.activation is jax.nn.relu:
             return batch_norm_relu(h, scale, shift)
         slope, offset, _ = normalise(h, scale, shift)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Int
 
 from ..checks import MOST_ITERATIONS, MOST_SEED, number, whole
 from ..datasets.common import Facts, ImageClasses
@@ -61,6 +62,23 @@ def _facts_of(data: ImageClasses) -> Facts:
             "of your own with rx.fit"
         )
     return data.facts
+
+
+def split_classes(
+    data: ImageClasses, seed: int | Int[Array | np.ndarray, ""], train: int, validation: int
+) -> tuple[Int[Array, " train"], Int[Array, " validation"], Int[Array, " evaluation"]]:
+    """A dataset's classes to train on, to choose settings by, and to evaluate on, which are the rest.
+
+    The seed shuffles them first where the dataset's facts say so. Raises `ValueError` where none is left.
+    """
+    count = data.images.shape[0]
+    rest = count - validation
+    _require("train_classes", train, 0 < train < rest,
+             f"1 to {rest - 1} of the {count} classes, so that some are left to evaluate on")  # fmt: skip
+    order = jnp.arange(count)
+    if _facts_of(data).shuffled:
+        order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(seed), _SPLIT), order)
+    return order[:train], order[train : train + validation], order[train + validation :]
 
 
 def _outer(config: Any, numbers: Numbers) -> optax.GradientTransformation:
@@ -335,15 +353,13 @@ class FewShotClassification:
 
     def tasks(self, data: ImageClasses, numbers: Numbers, *, training: bool, shots: int, queries: int) -> FewShot:
         """The task distribution on the classes to train on or, without `training`, on those to evaluate on."""
-        count, facts = data.images.shape[0], _facts_of(data)
-        rest = count - self.validation_classes
-        _require("train_classes", self.train_classes, 0 < self.train_classes < rest,
-                 f"1 to {rest - 1} of the {count} classes, so that some are left to evaluate on")  # fmt: skip
-        order = jnp.arange(count)
-        if facts.shuffled:
-            order = jax.random.permutation(jax.random.fold_in(jax.random.PRNGKey(numbers["seed"]), _SPLIT), order)
-        classes = order[: self.train_classes] if training else order[self.train_classes + self.validation_classes :]
-        return FewShot(data.images, classes, self.ways, shots, queries, rotations=training and facts.turned)
+        train, _, evaluation = self.classes(data, numbers)
+        turned = training and _facts_of(data).turned
+        return FewShot(data.images, train if training else evaluation, self.ways, shots, queries, rotations=turned)
+
+    def classes(self, data: ImageClasses, numbers: Numbers) -> tuple[Array, Array, Array]:
+        """The classes to train on, to choose settings by, and to evaluate on, in this order."""
+        return split_classes(data, numbers["seed"], self.train_classes, self.validation_classes)
 
     def _check_data(self, data):
         if not isinstance(data, ImageClasses):

@@ -1,0 +1,114 @@
+"""Joint training plus fine-tuning as Section 7 means it: characters keep their labels, then a new head is adapted.
+
+Notebook 4's joint training permutes the labels in every task, so that it cannot learn any character. Here a network
+tells all training characters apart. For a task its head is put away, and a fresh one is adapted with the rest of it.
+Reptile is measured in the same way, with its own head.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ...datasets.common import ImageClasses
+from ...evaluation import mean_and_interval
+from ...few_shot import FewShot
+from ...inner import adapt, start_optimiser
+from ...losses import sum_cross_entropy
+from ...nn import OmniglotNetwork
+from ...optimisers import reference_adam
+from ...runs.configuration import Measurement, Numbers
+from ...tasks import cycle, minibatches
+from .supervised import Supervised
+from .variants import QUERIES, Variant
+
+RATES = (3e-4, 1e-3, 3e-3)
+"""Adam's learning rates that fine-tuning is tried with."""
+STEPS = (5, 15, 30)
+"""After how many full-batch steps of fine-tuning it is judged."""
+SHOTS = 1
+WAYS = (5, 20)
+
+Prepare = Callable[[PyTree, int, PRNGKeyArray], tuple[PyTree, PyTree]]
+"""Of a trained state, ways and a key: the network to adapt, and the state of Adam that it starts from."""
+
+
+def accuracies(
+    prepare: Prepare, data: ImageClasses, split: Sequence[Array], ways: Sequence[int], tasks: int
+) -> tuple[Measurement, ...]:
+    """Transductive accuracy after each of `STEPS` with each of `RATES`, on the characters to choose settings by and on
+    those to evaluate on, the last two of `split`. A measurement's mean has shape `(rate, steps)`.
+    """
+
+    def at(part, classes, n):
+        few = FewShot(data.images, classes, n, SHOTS, QUERIES)
+
+        def measure(state, key):
+            task_key, head_key = jax.random.split(key)
+            task, (network, inner) = few(task_key), prepare(state, n, head_key)
+            everything = minibatches(cycle, key, task.support, n * SHOTS, max(STEPS))
+
+            def along(rate):
+                model, adam, done = network, inner, 0
+                for steps in STEPS:
+                    some = jax.tree.map(lambda leaf, a=done, b=steps: leaf[a:b], everything)
+                    model, adam, *_ = adapt(sum_cross_entropy, reference_adam(rate), model, adam, some)
+                    done = steps
+                    yield jnp.mean(model(task.query[0]).argmax(1) == task.query[1])
+
+            return jnp.stack([jnp.stack(list(along(rate))) for rate in RATES])
+
+        return Measurement(f"{part} {n}-way", tasks, measure, mean_and_interval)
+
+    parts = zip(("validation", "evaluation"), split[1:], strict=True)
+    return tuple(at(part, classes, n) for part, classes in parts for n in ways)
+
+
+@dataclass(frozen=True)
+class JointTraining(Supervised):
+    """A network that tells the training characters apart, each turned by quarters as well, by Adam. It is fine-tuned
+    on characters that it has not seen, with a new head."""
+
+    turned: bool = True
+    optimiser: str = "adam"
+    learning_rate: float | int = 1e-3
+    curve_points: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return f"open-joint-{self.outer_iterations}-seed{self.seed}"
+
+    def measurements(self, data: ImageClasses, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
+        """What `accuracies` measures, from a new head and a new state of Adam."""
+
+        def prepare(state, ways, key):
+            network = eqx.tree_at(lambda net: net.blocks, OmniglotNetwork(ways, key=key), state.model.blocks)
+            return network, start_optimiser(reference_adam(1.0), network)
+
+        return accuracies(prepare, data, self.split(data, numbers), WAYS, self.eval_tasks) if final else ()
+
+
+@dataclass(frozen=True)
+class FineTunedReptile(Variant):
+    """Reptile, fine-tuned like `JointTraining`, on tasks of its own number of ways, from its own head and its own state
+    of Adam."""
+
+    curve_points: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return f"{super().name}-fine-tuned"
+
+    def measurements(self, data: ImageClasses, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
+        """What `accuracies` measures."""
+
+        def prepare(state, ways, key):
+            adam, _ = state.inner
+            return state.model, adam
+
+        return accuracies(prepare, data, self.classes(data, numbers), (self.ways,), self.eval_tasks) if final else ()

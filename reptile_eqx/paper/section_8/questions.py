@@ -1,0 +1,179 @@
+"""What is trained for Section 8's questions on images: lists of runs, by what differs between them.
+
+Learning rates were chosen among a few, as many for each side of a comparison (`choosing_runs`), with a seed that is not
+reported and on characters or drawings that are not reported on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...runs.records import Record
+from ..catalogue import Scale
+from ..statistics import finished
+from .fine_tuning import FineTunedReptile, JointTraining
+from .supervised import Supervised
+from .variants import Variant
+
+CHOOSING_SEED = 3
+RATES = (1e-3, 3e-3)
+"""Adam's learning rates that each network, and each side of the comparison with joint training, was tried with."""
+SGD_RATES = (0.03, 0.1, 0.3)
+"""SGD's step sizes that each way of ordinary training was tried with."""
+
+# 20-way tasks of 100 images in five mini-batches, one task an iteration.
+_REPTILE: dict[str, Any] = dict(
+    ways=20, train_classes=1100, validation_classes=100, learning_rate=3e-3, inner_batch_size=20, inner_iterations=5,
+    training_shots=5, meta_batch_size=1, outer_iterations=1000, curve_points=0, curve_tasks=20, eval_shots=(1,),
+    eval_tasks=100, eval_inner_iterations=10, eval_inner_batch_size=20,
+)  # fmt: skip
+_SMOKE: dict[str, Any] = dict(outer_iterations=2, curve_tasks=2, eval_tasks=2)
+_SEEDS = {"smoke": 1, "quick": 3, "paper": 3}
+
+DEPTHS: dict[str, dict[str, Any]] = {
+    "4 blocks": {},
+    "6 blocks, skips": dict(blocks=6, residual=True),
+    "8 blocks": dict(blocks=8),
+    "8 blocks, skips": dict(blocks=8, residual=True),
+    "12 blocks": dict(blocks=12),
+    "12 blocks, skips": dict(blocks=12, residual=True),
+}
+"""Networks, by name."""
+FEW = 50
+"""Training characters of the trainings that are to be regularised."""
+REGULARISERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "dropout 0.1": dict(dropout=0.1),
+    "dropout 0.3": dict(dropout=0.3),
+    "weight decay 0.1": dict(weight_decay=0.1),
+    "weight decay 1": dict(weight_decay=1.0),
+    "label smoothing 0.1": dict(label_smoothing=0.1),
+    "label smoothing 0.3": dict(label_smoothing=0.3),
+    "pull towards φ 0.1": dict(pull=0.1),
+    "pull towards φ 1": dict(pull=1.0),
+    "3 steps of adaptation": dict(eval_inner_iterations=3),
+    "200 characters": dict(train_classes=200),
+    "1,100 characters": dict(train_classes=1100),
+}
+"""What may close the gap, by name."""
+
+ORDINARY: dict[str, dict[str, Any]] = {
+    "5 small steps": {},
+    "one large step": dict(one_step=True),
+    "one large step + the term": dict(one_step=True, amplified=1.0),
+    "one large step + 5 × the term": dict(one_step=True, amplified=5.0),
+    "5 small steps, half of the way": dict(outer_step_size=0.5),
+}
+"""Ways of ordinary training, by name."""
+
+SIDES: dict[str, tuple[type, dict[str, Any]]] = {
+    "Joint training": (JointTraining, {}),
+    "Reptile, 5-way": (
+        FineTunedReptile,
+        _REPTILE | dict(ways=5, inner_batch_size=10, training_shots=10, meta_batch_size=2),
+    ),
+    "Reptile, 20-way": (FineTunedReptile, _REPTILE),
+}
+"""What is fine-tuned, by name; each sees 100 images an iteration."""
+_JOINT: dict[str, Any] = dict(outer_iterations=1000, curve_points=0, eval_tasks=40)
+
+CHOSEN: dict[str, dict[str, float]] = {
+    "depth": dict.fromkeys(DEPTHS, 3e-3),
+    "ordinary": dict.fromkeys(ORDINARY, 0.1),
+    "fine-tuning": dict.fromkeys(SIDES, 3e-3),
+}
+"""The learning rates that `chosen` finds in the records of `choosing_runs`, by question and name."""
+
+
+def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
+    """Networks of several depths, by name, trained for equally many iterations and, deeper ones, for equally many
+    operations."""
+    equal = {name: _reptile(scale, own | _rate("depth", name)) for name, own in DEPTHS.items()}
+    fewer = {
+        name: _reptile(scale, own | _rate("depth", name), 1 / operations(own["blocks"]))
+        for name, own in DEPTHS.items()
+        if own.get("residual")
+    }
+    return {"as many iterations": equal, "as many operations": fewer}
+
+
+def operations(blocks: int) -> float:
+    """How many times the multiplications of the paper's four blocks a `DeepNetwork` takes for a 20-way task's image."""
+    channels, outputs = 64, 20
+    first, kernel = 9 * channels, 9 * channels**2
+    four = 14**2 * first + (7**2 + 4**2 + 2**2) * kernel + 2**2 * channels * outputs
+    return 1 + (blocks - 4) * 4**2 * kernel / four
+
+
+def regulariser_runs(scale: Scale) -> dict[str, list[Variant]]:
+    """Trainings on `FEW` characters, each with one thing that may close the gap, by its name."""
+    few = {"smoke": 30}.get(scale.profile, FEW)
+    return {name: _reptile(scale, dict(train_classes=few) | own) for name, own in REGULARISERS.items()}
+
+
+def ordinary_runs(scale: Scale) -> dict[str, list[Supervised]]:
+    """Ordinary training on one fixed set of characters, by its way."""
+    settings = scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}}) | dict(curve_points=10)
+    return {
+        name: [Supervised(**settings | own | _rate("ordinary", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+        for name, own in ORDINARY.items()
+    }
+
+
+def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
+    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each."""
+    settings = scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}})
+    return {
+        name: [
+            kind(**own | _JOINT | settings | _rate("fine-tuning", name), seed=seed)
+            for seed in scale.chosen_seeds(_SEEDS)
+        ]
+        for name, (kind, own) in SIDES.items()
+    }
+
+
+def _reptile(scale, own, share=1.0):
+    settings = _REPTILE | scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}})
+    settings["outer_iterations"] = max(1, round(share * settings["outer_iterations"]))
+    return [Variant(**settings | own, seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+
+
+def _rate(question, name):
+    return {"learning_rate": CHOSEN[question][name]}
+
+
+def choosing_runs() -> dict[str, dict[str, list[Any]]]:
+    """The trainings that `CHOSEN` was found by, by question and name: of half the length, one for each rate.
+
+    The term that is added to one large step is not there to be tuned: it has the step's own rate.
+    """
+    half, seed = Scale("quick", outer_iterations=500), {"seed": CHOOSING_SEED}
+    everything = {"depth": depth_runs(half)["as many iterations"], "ordinary": ordinary_runs(half)}
+    everything["fine-tuning"] = fine_tuning_runs(half)
+    return {
+        question: {
+            name: [replace(configs[0], learning_rate=rate, **seed) for rate in _RATES[question]]
+            for name, configs in runs.items()
+            if " the term" not in name
+        }
+        for question, runs in everything.items()
+    }
+
+
+_RATES = {"depth": RATES, "ordinary": SGD_RATES, "fine-tuning": RATES}
+
+
+def chosen(question: str, records: Sequence[Record]) -> float:
+    """The learning rate of the record with the best accuracy on what there is to choose by."""
+    return max(finished(records), key=lambda record: _accuracy_to_choose_by(question, record)).config["learning_rate"]
+
+
+def _accuracy_to_choose_by(question, record):
+    if question == "depth":
+        return record.results["validation 1-shot"]["mean"]
+    if question == "ordinary":
+        return record.results["seen"]["test accuracy"]["mean"]
+    # With what fine-tuning is best, in the mean over ways.
+    return sum(np.max(some["mean"]) for name, some in record.results.items() if name.startswith("validation"))
