@@ -21,6 +21,12 @@ def mean_and_spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Mean over seeds, and half its 95 % interval (Student's t), NaN for a single seed."""
+    mean, spread = mean_and_spread(values)
+    return mean, float(stdtrit(max(1, len(values) - 1), 0.975) * spread / np.sqrt(len(values)))
+
+
 def finished(records: Sequence[Record]) -> list[Record]:
     """The records of trainings that did not diverge; raises `ValueError` where none is left."""
     kept = [record for record in records if record.status == "finished"]
@@ -128,8 +134,7 @@ def gain(records: Sequence[Record], reference: Sequence[Record], shots: str, set
     gains = [here[seed] - there[seed] for seed in here if seed in there]
     if not gains:
         return np.nan, np.nan
-    mean, spread = mean_and_spread(gains)
-    return mean, float(stdtrit(len(gains) - 1, 0.975) * spread / np.sqrt(len(gains)))
+    return over_seeds(gains)
 
 
 def size_before_adaptation(records: Sequence[Record]) -> float:

@@ -1,0 +1,134 @@
+"""What the records of Section 8's questions on images say: accuracies by seed, differences, and verdicts on them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ...runs.records import Record
+from ..claims import Claims
+from ..statistics import finished, over_seeds
+from .fine_tuning import RATES, STEPS
+
+BySeed = dict[int, float]
+"""By training seed, a number: accuracy in percent, or whatever is compared."""
+Means = Mapping[str, Sequence[Record]]
+"""The records of each thing that is compared, by its name."""
+
+
+def accuracy(records: Sequence[Record], split: str = "evaluation") -> BySeed:
+    """1-shot accuracy of `Variant`s in percent on characters of a split, by seed."""
+    return _by_seed(records, lambda record: 100 * record.results[f"{split} 1-shot"]["mean"])
+
+
+def gap(records: Sequence[Record]) -> BySeed:
+    """Points of accuracy that `Variant`s lose from training characters to those to evaluate on, by seed."""
+    there, here = accuracy(records, "training"), accuracy(records)
+    return {seed: there[seed] - here[seed] for seed in here}
+
+
+def of_ordinary(records: Sequence[Record], what: str, points: slice = slice(-1, None)) -> BySeed:
+    """What `Supervised` measures, by its name, in the mean over points of the learning curve, the last by default."""
+    return _by_seed(records, lambda r: float(np.mean([p["seen"][what]["mean"] for p in r.curve[points]])))
+
+
+def fine_tuned(records: Sequence[Record], ways: int) -> BySeed:
+    """Accuracy in percent after fine-tuning on characters to evaluate on, by seed: with the learning rate and after the
+    steps that are best on those to choose by, in the mean over seeds."""
+    rate, step = best_fine_tuning(records, ways)
+    return _by_seed(records, lambda record: 100 * record.results[f"evaluation {ways}-way"]["mean"][rate][step])
+
+
+def best_fine_tuning(records: Sequence[Record], ways: int) -> tuple[int, int]:
+    """Which of `RATES` and of `STEPS` are best on the characters to choose by, as positions."""
+    to_choose_by = np.mean([record.results[f"validation {ways}-way"]["mean"] for record in finished(records)], 0)
+    rate, step = np.unravel_index(to_choose_by.argmax(), to_choose_by.shape)
+    return int(rate), int(step)
+
+
+def _by_seed(records, number: Callable[[Record], float]) -> BySeed:
+    return {record.config["seed"]: number(record) for record in finished(records)}
+
+
+def above(some: BySeed, others: BySeed, by: float = 0.0) -> bool | None:
+    """Whether a number is more than `by` above another, in the mean over seeds that both have; `None` where the
+    difference is `by` within its 95 % interval over seeds (Student's t, in pairs)."""
+    mean, interval = over_seeds([some[seed] - others[seed] - by for seed in some.keys() & others.keys()])
+    return None if not abs(mean) > interval else mean > 0
+
+
+def depth(records: Mapping[str, Means]) -> Claims:
+    """Whether deeper networks are better than four blocks, after as many iterations and after as many operations."""
+    four = accuracy(records["as many iterations"]["4 blocks"])
+    claims = {}
+    for what, networks in records.items():
+        for name, of in networks.items():
+            if name != "4 blocks":
+                claims[f"{name}: above 4 blocks after {what}"] = above(accuracy(of), four)
+    return claims
+
+
+def closes_the_gap(records: Means) -> Claims:
+    """Whether there is a gap, and what makes it smaller or raises accuracy on unseen characters."""
+    none, claims = records["none"], {}
+    zero = dict.fromkeys(gap(none), 0.0)
+    claims["without regularisation accuracy is higher on training characters than on unseen ones"] = above(
+        gap(none), zero
+    )
+    for name, of in records.items():
+        if name != "none":
+            claims[f"{name}: a smaller gap"] = above(gap(none), gap(of))
+            claims[f"{name}: more accurate on unseen characters"] = above(accuracy(of), accuracy(none))
+    return claims
+
+
+def ordinary(records: Means) -> Claims:
+    """Whether small steps generalise better than one large step, agree more, and what the added term does."""
+    small, large = records["5 small steps"], records["one large step"]
+    claims = {}
+    for what in ("test accuracy", "cosine"):
+        claims[f"small steps end with a larger {what} than one large step"] = above(
+            of_ordinary(small, what), of_ordinary(large, what)
+        )
+        for name, of in records.items():
+            if name not in ("5 small steps", "one large step"):
+                claims[f"{name}: a larger {what} than {'small steps' if 'small' in name else 'one large step'}"] = (
+                    above(of_ordinary(of, what), of_ordinary(small if "small" in name else large, what))
+                )
+    return claims
+
+
+def strong_baseline(records: Means) -> Claims:
+    """Whether Reptile is above joint training plus fine-tuning, for each number of ways."""
+    return {
+        f"{ways}-way: Reptile is above joint training plus fine-tuning": above(
+            fine_tuned(records[f"Reptile, {ways}-way"], ways), fine_tuned(records["Joint training"], ways)
+        )
+        for ways in (5, 20)
+    }
+
+
+def table(numbers: Mapping[str, Mapping[str, BySeed]], what: str, digits: int = 1) -> pd.DataFrame:
+    """Numbers as mean ± half the 95 % interval over seeds: a row for each name, whose cells have a name as well."""
+
+    def cell(by_seed):
+        mean, interval = over_seeds(list(by_seed.values()))
+        return f"{mean:.{digits}f}" + ("" if np.isnan(interval) else f" ± {interval:.{digits}f}")
+
+    return pd.DataFrame(
+        [{what: name} | {column: cell(some) for column, some in cells.items()} for name, cells in numbers.items()]
+    )
+
+
+def fine_tuning_table(records: Means) -> pd.DataFrame:
+    """Accuracy after fine-tuning of each side, and with which learning rate and how many steps."""
+    rows = []
+    for name, of in records.items():
+        for ways in (5, 20):
+            if f"evaluation {ways}-way" in of[0].results:
+                rate, step = best_fine_tuning(of, ways)
+                mean, interval = over_seeds(list(fine_tuned(of, ways).values()))
+                row = {"Initialisation": name.split(",")[0], "Tasks": f"{ways}-way 1-shot"}
+                row["Accuracy"] = f"{mean:.1f} %" if np.isnan(interval) else f"{mean:.1f} ± {interval:.1f} %"
+                rows.append(row | {"Fine-tuned by": f"{STEPS[step]} steps of {RATES[rate]:g}"})
+    return pd.DataFrame(sorted(rows, key=lambda row: (len(row["Tasks"]), row["Initialisation"])))
