@@ -12,13 +12,14 @@
 | `agreement`, `overlap` | when an accuracy agrees with the paper's; what gradients on seen images are worth |
 | `own` | pictures to begin with, and figures, for the notebook on tasks of one's own |
 | `playground` | widgets: a wave whose points one drags, a canvas, sliders |
+| `section_8` | the questions that the paper left open, each with an experiment |
 """
 
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-MODULES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+MODULES = tuple(sorted((*(path.stem for path in Path(__file__).parent.glob("[!_]*.py")), "section_8")))
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -383,8 +383,14 @@ def entries(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Entry
         Entry(ablations, "What may be faster", faster, TABLE_3[5]["outer_iterations"]),
         *[table for table in tables if table not in reptile],
     ]
+    return overridden(found, scale.override)
+
+
+def overridden(found: Iterable[Entry], override: Mapping[str, Any] | str) -> dict[str, Entry]:
+    """Entries by name, whose runs have other settings, where they have such fields; raises `ValueError` for others."""
+    found = list(found)
     known = sorted({field.name for entry in found for config in entry.configs for field in fields(config)})
-    override = literal(scale.override)
+    override = literal(override)
     if not isinstance(override, Mapping):
         raise ValueError(f"`settings` are values by name, such as {{'meta_batch_size': 2}}; given {override!r}")
     if unknown := sorted(override.keys() - set(known)):

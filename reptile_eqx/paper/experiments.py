@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Integer
 
 from ..checks import MOST_ITERATIONS, MOST_SEED, number, whole
 from ..datasets.common import Facts, ImageClasses
@@ -65,7 +65,7 @@ def _facts_of(data: ImageClasses) -> Facts:
 
 
 def split_classes(
-    data: ImageClasses, seed: int | Int[Array | np.ndarray, ""], train: int, validation: int
+    data: ImageClasses, seed: int | Integer[Array | np.ndarray, ""], train: int, validation: int
 ) -> tuple[Int[Array, " train"], Int[Array, " validation"], Int[Array, " evaluation"]]:
     """A dataset's classes to train on, to choose settings by, and to evaluate on, which are the rest.
 

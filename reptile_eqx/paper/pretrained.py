@@ -36,15 +36,19 @@ class Pretrained(Initialisation):
         return self.about["results"]
 
 
+def names() -> list[str]:
+    """What `load_pretrained` takes."""
+    return sorted(file.stem for file in FOLDER.glob("*.eqx"))
+
+
 def load_pretrained(name: str) -> Pretrained:
     """A published initialisation, such as "omniglot-5way". It takes no data; a file of your own is for `load`.
 
     Raises `ValueError` for a name that is not there.
     """
-    known = sorted(file.stem for file in FOLDER.glob("*.eqx"))
-    if name not in known:
+    if name not in names():
         raise ValueError(
-            f"no published initialisation {name!r}; there are {', '.join(known)}; a file of your own is for rx.load"
+            f"no published initialisation {name!r}; there are {', '.join(names())}; a file of your own is for rx.load"
         )
     start = load(FOLDER / f"{name}.eqx")
     return Pretrained(**{field.name: getattr(start, field.name) for field in fields(Initialisation)})

@@ -1,12 +1,17 @@
 """What the records of Section 8's questions on images say: accuracies by seed, differences, and verdicts on them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 import pandas as pd
 
+from ...datasets import FACTS, DataError, ImageClasses, load
+from ...few_shot import FewShot
 from ...runs.records import Record
 from ..claims import Claims
+from ..pretrained import load_pretrained
 from ..statistics import finished, over_seeds
 from .fine_tuning import RATES, STEPS
 
@@ -104,8 +109,13 @@ def strong_baseline(records: Means) -> Claims:
         f"{ways}-way: Reptile is above joint training plus fine-tuning": above(
             fine_tuned(records[f"Reptile, {ways}-way"], ways), fine_tuned(records["Joint training"], ways)
         )
-        for ways in (5, 20)
+        for ways in ways_of(records)
     }
+
+
+def ways_of(records: Means) -> list[int]:
+    """The ways that Reptile was trained for, among the sides of the comparison with joint training."""
+    return [of[0].config["ways"] for name, of in records.items() if name != "Joint training"]
 
 
 def table(numbers: Mapping[str, Mapping[str, BySeed]], what: str, digits: int = 1) -> pd.DataFrame:
@@ -124,7 +134,7 @@ def fine_tuning_table(records: Means) -> pd.DataFrame:
     """Accuracy after fine-tuning of each side, and with which learning rate and how many steps."""
     rows = []
     for name, of in records.items():
-        for ways in (5, 20):
+        for ways in ways_of(records):
             if f"evaluation {ways}-way" in of[0].results:
                 rate, step = best_fine_tuning(of, ways)
                 mean, interval = over_seeds(list(fine_tuned(of, ways).values()))
@@ -132,3 +142,34 @@ def fine_tuning_table(records: Means) -> pd.DataFrame:
                 row["Accuracy"] = f"{mean:.1f} %" if np.isnan(interval) else f"{mean:.1f} ± {interval:.1f} %"
                 rows.append(row | {"Fine-tuned by": f"{STEPS[step]} steps of {RATES[rate]:g}"})
     return pd.DataFrame(sorted(rows, key=lambda row: (len(row["Tasks"]), row["Initialisation"])))
+
+
+def published_gap(
+    names: Sequence[str], omniglot: ImageClasses, data: str | os.PathLike | None, tasks: int
+) -> pd.DataFrame:
+    """Accuracy of published initialisations in percent, ± 95 % over tasks, on classes that they were trained on, none
+    turned, and on unseen ones: transductive, with one and five shots. A row is left out where its dataset is not there.
+    """
+    rows = []
+    for name in names:
+        start = load_pretrained(name)
+        try:
+            images = omniglot if start.config.dataset == "omniglot" else load(start.config.dataset, data)
+        except DataError:
+            continue
+        if images.name != start.config.dataset:
+            continue
+        seen, _, unseen = start.config.classes(images, {"seed": start.config.seed})
+        for shots in (1, 5):
+            cells = [
+                start.accuracy(FewShot(images, classes, start.config.ways, shots, queries=1), jax.random.key(0), tasks)
+                for classes in (seen, unseen)
+            ]
+            means, intervals = (
+                np.array([100 * cell["transductive"][what] for cell in cells]) for what in ("mean", "ci95")
+            )
+            title = f"{FACTS[images.name].title}, {start.config.ways}-way {shots}-shot"
+            of = {"Seen in training": 0, "Unseen": 1}
+            row = {"Tasks": title} | {label: f"{means[i]:.1f} ± {intervals[i]:.1f}" for label, i in of.items()}
+            rows.append(row | {"Gap": f"{means[0] - means[1]:.1f} ± {np.hypot(*intervals):.1f}"})
+    return pd.DataFrame(rows, columns=["Tasks", "Seen in training", "Unseen", "Gap"])

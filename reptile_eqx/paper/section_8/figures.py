@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...runs.records import Record
 from ..plots import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from ..statistics import finished, over_seeds
-from .answers import BySeed, Means, accuracy, fine_tuned
+from .answers import BySeed, Means, accuracy, fine_tuned, ways_of
 
 _LOOKS: tuple[Any, ...] = (
     dict(color=BLUE, linestyle="-", marker="o"),
@@ -73,13 +73,13 @@ def ordinary(records: Means, note: str = "") -> Figure:
 def fine_tuning(records: Means, note: str = "") -> Figure:
     """Accuracy after fine-tuning for tasks of 5 and 20 ways: joint training with a head for all characters, Reptile."""
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    ways = ways_of(records)
     for offset, name, look in ((-0.08, "Joint training", _LOOKS[4]), (0.08, "Reptile", _LOOKS[0])):
-        of: list[BySeed] = [
-            fine_tuned(records[name if name in records else f"{name}, {ways}-way"], ways) for ways in (5, 20)
-        ]
+        of: list[BySeed] = [fine_tuned(records[name if name in records else f"{name}, {n}-way"], n) for n in ways]
         means, intervals = np.array([over_seeds(list(some.values())) for some in of]).T
-        axes.errorbar(np.arange(2) + offset, means, intervals, capsize=3, label=name, **look | _POINTS)
-    axes.set(xticks=(0, 1), xticklabels=("5-way 1-shot", "20-way 1-shot"), xlim=(-0.5, 1.5), ylabel="accuracy (%)")
+        axes.errorbar(np.arange(len(ways)) + offset, means, intervals, capsize=3, label=name, **look | _POINTS)
+    labels = [f"{n}-way 1-shot" for n in ways]
+    axes.set(xticks=range(len(ways)), xticklabels=labels, xlim=(-0.5, len(ways) - 0.5), ylabel="accuracy (%)")
     return _finished(figure, "Fine-tuned to unseen characters", note)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...runs.records import Record
-from ..catalogue import Scale
+from ..catalogue import Entry, Scale, overridden
 from ..statistics import finished
 from .fine_tuning import FineTunedReptile, JointTraining
 from .supervised import Supervised
@@ -29,7 +29,14 @@ _REPTILE: dict[str, Any] = dict(
     training_shots=5, meta_batch_size=1, outer_iterations=1000, curve_points=0, curve_tasks=20, eval_shots=(1,),
     eval_tasks=100, eval_inner_iterations=10, eval_inner_batch_size=20,
 )  # fmt: skip
-_SMOKE: dict[str, Any] = dict(outer_iterations=2, curve_tasks=2, eval_tasks=2)
+# `smoke` has room for few programs, and takes any dataset of 600 classes.
+_SMOKE: dict[str, Any] = dict(outer_iterations=2, train_classes=300, curve_tasks=2, eval_tasks=2)
+_SMALLEST = {
+    "depth": ("4 blocks", "6 blocks, skips"),
+    "regularisers": ("none", "weight decay 0.1"),
+    "ordinary": ("5 small steps", "one large step", "one large step + the term"),
+    "fine-tuning": ("Joint training", "Reptile, 5-way"),
+}
 _SEEDS = {"smoke": 1, "quick": 3, "paper": 3}
 
 DEPTHS: dict[str, dict[str, Any]] = {
@@ -77,7 +84,6 @@ SIDES: dict[str, tuple[type, dict[str, Any]]] = {
     "Reptile, 20-way": (FineTunedReptile, _REPTILE),
 }
 """What is fine-tuned, by name; each sees 100 images an iteration."""
-_JOINT: dict[str, Any] = dict(outer_iterations=1000, curve_points=0, eval_tasks=40)
 
 CHOSEN: dict[str, dict[str, float]] = {
     "depth": dict.fromkeys(DEPTHS, 3e-3),
@@ -87,13 +93,27 @@ CHOSEN: dict[str, dict[str, float]] = {
 """The learning rates that `chosen` finds in the records of `choosing_runs`, by question and name."""
 
 
+NOTEBOOK = "7_open_questions"
+
+
+def entries(scale: Scale) -> dict[str, Entry]:
+    """What the notebook of Section 8 trains on images, by question."""
+    runs = {
+        "depth": depth_runs(scale),
+        "regularisers": regulariser_runs(scale),
+        "ordinary": ordinary_runs(scale),
+        "fine-tuning": fine_tuning_runs(scale),
+    }
+    return overridden([Entry(NOTEBOOK, name, some, 0) for name, some in runs.items()], scale.override)
+
+
 def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
-    """Networks of several depths, by name, trained for equally many iterations and, deeper ones, for equally many
-    operations."""
-    equal = {name: _reptile(scale, own | _rate("depth", name)) for name, own in DEPTHS.items()}
+    """Networks of several depths, by name, trained for as many iterations and, deeper ones, for as many operations."""
+    named = _named(scale, "depth", DEPTHS)
+    equal = {name: _reptile(scale, own | _rate("depth", name)) for name, own in named.items()}
     fewer = {
         name: _reptile(scale, own | _rate("depth", name), 1 / operations(own["blocks"]))
-        for name, own in DEPTHS.items()
+        for name, own in named.items()
         if own.get("residual")
     }
     return {"as many iterations": equal, "as many operations": fewer}
@@ -109,35 +129,41 @@ def operations(blocks: int) -> float:
 
 def regulariser_runs(scale: Scale) -> dict[str, list[Variant]]:
     """Trainings on `FEW` characters, each with one thing that may close the gap, by its name."""
-    few = {"smoke": 30}.get(scale.profile, FEW)
-    return {name: _reptile(scale, dict(train_classes=few) | own) for name, own in REGULARISERS.items()}
+    few = {} if scale.profile == "smoke" else dict(train_classes=FEW)
+    return {name: _reptile(scale, few | own) for name, own in _named(scale, "regularisers", REGULARISERS).items()}
 
 
 def ordinary_runs(scale: Scale) -> dict[str, list[Supervised]]:
     """Ordinary training on one fixed set of characters, by its way."""
-    settings = scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}}) | dict(curve_points=10)
+    settings = dict(outer_iterations=1000) | _scaled(scale)
     return {
         name: [Supervised(**settings | own | _rate("ordinary", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
-        for name, own in ORDINARY.items()
+        for name, own in _named(scale, "ordinary", ORDINARY).items()
     }
 
 
 def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
     """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each."""
-    settings = scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}})
+    settings: dict[str, Any] = dict(outer_iterations=1000, eval_tasks=40) | _scaled(scale) | dict(curve_points=0)
     return {
-        name: [
-            kind(**own | _JOINT | settings | _rate("fine-tuning", name), seed=seed)
-            for seed in scale.chosen_seeds(_SEEDS)
-        ]
-        for name, (kind, own) in SIDES.items()
+        name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+        for name, (kind, own) in _named(scale, "fine-tuning", SIDES).items()
     }
 
 
 def _reptile(scale, own, share=1.0):
-    settings = _REPTILE | scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}})
+    settings = _REPTILE | _scaled(scale)
     settings["outer_iterations"] = max(1, round(share * settings["outer_iterations"]))
     return [Variant(**settings | own, seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+
+
+def _scaled(scale):
+    settings = scale.settings({"smoke": _SMOKE, "quick": {}, "paper": {}})
+    return settings if scale.dataset == "omniglot" else settings | dict(dataset=scale.dataset)
+
+
+def _named(scale, question, there):
+    return {name: there[name] for name in (_SMALLEST[question] if scale.profile == "smoke" else there)}
 
 
 def _rate(question, name):

@@ -69,6 +69,7 @@ class Supervised:
     counts: ClassVar[tuple[str, ...]] = ("eval_tasks",)
     precision: ClassVar[str] = "float32"
 
+    dataset: str = "omniglot"
     train_classes: int = 1100
     validation_classes: int = 100
     turned: bool = False
@@ -94,6 +95,8 @@ class Supervised:
             raise ValueError(f"`optimiser` is {self.optimiser!r}; expected sgd or adam")
         if self.amplified and not self.one_step:
             raise ValueError(f"`amplified` is {self.amplified!r}; expected 0, as it is for a single step")
+        if self.dataset not in ("omniglot", "glyphs"):
+            raise ValueError(f"`dataset` is {self.dataset!r}; expected omniglot or glyphs, which are 28×28")
         if self.one_step and self.optimiser != "sgd":
             raise ValueError(f"`optimiser` is {self.optimiser!r}; expected sgd, whose single step is the sum of k")
 

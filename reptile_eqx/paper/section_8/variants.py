@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, UInt32
 
 from ...datasets.common import ImageClasses
 from ...evaluation import mean_and_interval
@@ -53,7 +53,9 @@ class DeepNetwork(ConvNetwork):
         self.deeper = tuple(ConvBlock(filters, filters, stride=1, key=k) for k in keys)
         self.residual, self.dropout = residual, dropout
 
-    def __call__(self, x: Float[Array, "batch 28 28 1"], keys: PRNGKeyArray | None = None) -> Float[Array, "batch way"]:
+    def __call__(
+        self, x: Float[Array, "batch 28 28 1"], keys: Key[Array, " batch"] | UInt32[Array, "batch words"] | None = None
+    ) -> Float[Array, "batch way"]:
         """Logits of a batch of drawings. With `keys`, one for each, units are dropped; without, none are."""
         x = x.astype(jnp.promote_types(self.head.dtype, jnp.float32))
         for i, block in enumerate((*self.blocks[:3], *self.deeper, *self.blocks[3:])):
