@@ -250,6 +250,7 @@ class FewShotClassification:
     `precision` is that of the convolutions' products, on a GPU of all: "float32", or "tensorfloat32" or "bfloat16",
     which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is about "tensorfloat32".
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
+    `initialisation` other than 0 draws other first weights, on the split, tasks and batches that the seed has anyway.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "weights")
@@ -279,6 +280,7 @@ class FewShotClassification:
     order: str = "exact"
     precision: str = "float32"
     seed: int = 0
+    initialisation: int = 0
     curve_points: int = 20
     curve_tasks: int = 100
     eval_shots: tuple[int, ...] | list[int] = (1, 5)
@@ -365,8 +367,13 @@ class FewShotClassification:
         optimiser = self.inner_optimiser(numbers["learning_rate"])
         gradient = _gradient(self, LOSSES[self.loss], optimiser, numbers["weights"])
         merge = merge_adam(b1=self.adam_b1) if self.optimiser == "adam" else merge_average
+
+        def network(key):
+            key = jax.random.fold_in(key, self.initialisation) if self.initialisation else key
+            return _facts_of(data).network(self.ways, key=key)
+
         return Learner(
-            lambda key: _facts_of(data).network(self.ways, key=key),
+            network,
             self.tasks(data, numbers, training=True, shots=self.training_shots - self.tail, queries=self.tail),
             gradient,
             _outer(self, numbers),
