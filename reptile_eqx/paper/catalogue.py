@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from ..checks import MOST_SEED, whole
 from ..datasets import FACTS
-from .experiments import FewShotClassification, SineAnalysis, SineRegression
+from .experiments import FewShotClassification, SineRegression
 from .settings import ABLATIONS, COMBINATIONS, FASTER, FINN, LINES, SINE, SWEEPS, TABLE_3, TABLE_4, TABLE_5, TABLE_6
+from .watched import SineAnalysis
 
 PROFILES = ("smoke", "quick", "paper")
 NOTEBOOKS = ("1_sine_regression", "2_analysis", "3_classification", "4_ablations")
@@ -336,7 +337,8 @@ def spread_runs() -> dict[str, list[FewShotClassification]]:
 
     The authors' program seeds the split, the tasks and the batches, always alike, and not the initialisation.
     """
-    first = FewShotClassification(**TABLE_3[5] | _on("omniglot") | dict(outer_iterations=20_000))
+    settings: dict[str, Any] = TABLE_3[5] | _on("omniglot") | dict(outer_iterations=20_000)
+    first = FewShotClassification(**settings)
     return {
         "seeds, each with its own split, tasks and initialisation": [replace(first, seed=i) for i in range(3)],
         "initialisations, on seed 0's split and tasks": [replace(first, initialisation=i) for i in range(3)],
@@ -371,7 +373,7 @@ def entries(scale: Scale, train: Sequence[str] | None = None) -> dict[str, Entry
     sine, analysis, classification, ablations = NOTEBOOKS
     sine_iterations = SINE["outer_iterations"]
     methods = {method: sine_runs(scale, name) for method, name in METHODS.items()}
-    watched = {method: analysis_runs(scale, name) for method, name in METHODS.items() if name != "random"}
+    watched = {method: analysis_runs(scale, name) for method, name in METHODS.items()}
     tables = [
         Entry(classification, name, {name: classification_runs(scale, name)}, TRAININGS[name]["outer_iterations"])
         for name in trainings_of(scale.profile, train)

@@ -24,7 +24,6 @@ from ..optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
 from ..runs.configuration import Measurement, Numbers
 from ..tasks import SCHEDULES, SineWaves
 from ..training import Learner
-from .theory import flatten
 
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
@@ -190,48 +189,6 @@ class SineRegression:
             Measurement("loss", self.eval_tasks, losses, mean_and_interval),
             Measurement("shown", 1, shown, as_lists),
         )
-
-
-@dataclass(frozen=True)
-class SineAnalysis(SineRegression):
-    """The same training, watched along the way for what Section 5 says of it; nothing is measured at the end.
-
-    Per task: the inner products of the gradients of two mini-batches, from one task (`same`) and from two (`other`);
-    what a step of size `eval_step_size` on one of them takes off the loss of the other (`gain_same`, `gain_other`); and
-    the distance from φ to where `eval_inner_iterations` steps on the whole wave lead (`distance`), with the loss there.
-    """
-
-    measured: ClassVar[tuple[str, ...]] = ()  # All that is measured is measured along the way.
-
-    def measurements(self, data: None, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
-        """What the class says, along training."""
-        tasks = SineWaves(points=20)
-
-        def watch(state, key):
-            (x, y), wave = tasks(key)
-            stranger = tasks(jax.random.fold_in(key, 1)).support
-            batch, same, other = (x[:10], y[:10]), (x[10:], y[10:]), (stranger[0][:10], stranger[1][:10])
-            phi, loss = flatten(mean_squared_error, state.model)
-            gradient = jax.grad(loss)
-            stepped = phi - self.eval_step_size * gradient(phi, batch)
-
-            def solution(_, at):
-                return at - self.eval_step_size * gradient(at, wave)
-
-            solved = jax.lax.fori_loop(0, self.eval_inner_iterations, solution, phi)
-            return {
-                "same": jnp.vdot(gradient(phi, batch), gradient(phi, same)),
-                "other": jnp.vdot(gradient(phi, batch), gradient(phi, other)),
-                "gain_same": loss(phi, same) - loss(stepped, same),
-                "gain_other": loss(phi, other) - loss(stepped, other),
-                "distance": jnp.linalg.norm(solved - phi),
-                "loss_there": loss(solved, wave),
-            }
-
-        def summarise(values):
-            return {name: mean_and_interval(leaf) for name, leaf in values.items()}
-
-        return () if final else (Measurement("watched", self.curve_tasks, watch, summarise),)
 
 
 @dataclass(frozen=True)

@@ -404,6 +404,8 @@ TRAINED_WITH = 0.02
 WATCHED = {
     "same": "inner product, same task",
     "other": "inner product, different tasks",
+    "cosine_same": "cosine, same task",
+    "cosine_other": "cosine, different tasks",
     "gain_same": "loss a step takes off the other batch",
     "gain_other": "loss a step takes off another task",
     "distance": "distance from φ to the solution reached",
@@ -412,23 +414,25 @@ WATCHED = {
 
 
 def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: str = "") -> Figure:
-    """What `SineAnalysis` runs saw along training, an even number of `WATCHED`: mean over seeds, and their range."""
+    """What `SineAnalysis` runs saw along training, pairs of `WATCHED`, a row each: mean over seeds, and their range.
+
+    Distances and losses are on logarithmic scales. Of other quantities the two of a row have one linear scale.
+    """
+    logarithmic = set(what) <= {"distance", "loss_there"}
     rows = len(what) // 2
-    figure, grid = plt.subplots(rows, 2, figsize=(10, 3.3 * rows), squeeze=False, layout="constrained")
+    size, shared = (10, 3 * rows + 0.6), False if logarithmic else "row"
+    figure, grid = plt.subplots(rows, 2, figsize=size, sharex=True, sharey=shared, squeeze=False, layout="constrained")
     for axes, quantity in zip(grid.ravel(), what, strict=True):
         for name, records in methods.items():
             look: dict[str, Any] = dict(color=COLOURS[name], linestyle=STYLES[name])
             _curve(axes, records, lambda point, what=quantity: point["watched"][what]["mean"], name, **look)
-        if quantity == "loss_there":
+        axes.set(ylabel=WATCHED[quantity])
+        if logarithmic:
             axes.set_yscale("log")
-        elif quantity == "distance":
-            axes.set_ylim(bottom=0)
-        elif quantity != "other":  # which is noise about zero
-            axes.set_yscale("symlog", linthresh=1e-2)
-            axes.text(0.99, 0.5, "linear between ±0.01", transform=axes.transAxes, fontsize=7, color=GREY, ha="right")
-        if quantity not in ("distance", "loss_there"):
+        else:
             axes.axhline(0, color="black", linewidth=0.6)
-        axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
+    for axes in grid[-1]:
+        axes.set(xlabel="outer iterations")
     one = next(iter(methods.values()))
     title = f"Sine tasks, {one[0].config['curve_tasks']} unseen tasks a point; {_seeds(len(one))}"
     return _finish(figure, title, note, 4)
