@@ -340,8 +340,8 @@ def spread_runs() -> dict[str, list[FewShotClassification]]:
     settings: dict[str, Any] = TABLE_3[5] | _on("omniglot") | dict(outer_iterations=20_000)
     first = FewShotClassification(**settings)
     return {
-        "seeds, each with its own split, tasks and initialisation": [replace(first, seed=i) for i in range(3)],
-        "initialisations, on seed 0's split and tasks": [replace(first, initialisation=i) for i in range(3)],
+        "seeds": [replace(first, seed=i) for i in range(3)],
+        "initialisations": [replace(first, initialisation=i) for i in range(3)],
     }
 
 

@@ -92,7 +92,7 @@ def _points(
         axes.plot(np.compress(several, places), np.compress(several, means), linestyle="", zorder=4, **filled)
 
 
-MARKS = "bars: 95 %; filled: mean over seeds, and over them; hollow: one seed, over its tasks"
+MARKS = "bars: 95 % intervals, over seeds (filled marks) or over the tasks of a single seed (hollow marks)"
 
 
 def _panel(axes: Axes, record: Record, title: str) -> None:
@@ -264,7 +264,7 @@ def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: st
         panels[1].set_ylim(min(ends) - 10, min(max(ends) + 2, 100))
     tasks = next(iter(curves.values()))[0].config["curve_tasks"]
     title = "Figure 3: inner-loop gradient combinations, on unseen classes"
-    points = f"{tasks} tasks a point, a seed's the same all along its curve, smoothed with the points beside it"
+    points = f"{tasks} tasks a point, the same all along a seed's curve; each smoothed with the points beside it"
     shaded = _seeds(max(counts)) if len(counts) == 1 else "shaded: range over seeds, where there are several"
     return _finish(figure, f"{title}\n{points}\n{shaded}", note)
 
@@ -351,7 +351,7 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
         axes.margins(x=0.15)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy on unseen classes (%)")
-    return _finish(figure, f"5-way Omniglot, around Table 3; {MARKS}", note, 4)
+    return _finish(figure, f"5-way Omniglot, around Table 3\n{MARKS}", note, 4)
 
 
 def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
