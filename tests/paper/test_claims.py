@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis.strategies import floats
 from scipy.stats import t, ttest_ind
 
-from reptile_eqx.paper import agreement, claims, statistics, tables
+from reptile_eqx.paper import agreement, claims, report, statistics, tables
 from reptile_eqx.runs.records import Record
 
 
@@ -137,3 +137,10 @@ def test_a_table_says_how_many_seeds_each_training_has_where_they_differ():
         "records"
     )
     assert row["first"] == "85.0 ± 63.5, 2 seeds" and row["other"] == "50.0 ± 1.0"
+
+
+def test_a_scale_says_how_many_seeds_there_are_where_trainings_have_more_or_fewer():
+    some = [record(0.9, seed=i) for i in range(3)]
+    assert report.scale(some, 10) == ""
+    assert report.scale(some, 10, seeds={3, 1}) == "1 to 3 of the paper's 3 seeds"
+    assert report.scale(some[:1], 10) == "1 of the paper's 3 seeds"

@@ -63,6 +63,12 @@ def test_marks_of_several_seeds_are_filled_and_their_bars_over_seeds():
     assert filled[0].get_markerfacecolor() == bars.lines[0].get_color()
 
 
+def test_the_line_beside_full_batches_is_the_mean_over_seeds():
+    reference = {4: [record(0.9), record(0.8, seed=1)]}
+    _, axes, *_ = plots.figure_4({"4a": {"Reptile": reference}, "4c": {LINE: {1.0: [record(0.4)]}}}).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == pytest.approx([85])
+
+
 def test_figure_3_says_how_many_seeds_a_line_has_where_they_differ():
     one, two = [record(0.8)], [record(0.7), record(0.9, seed=1)]
     for second, said in ((two, ["g1, 1 seed", "g2, 2 seeds"]), (one, ["g1", "g2"])):
