@@ -5,11 +5,12 @@
 | `settings` | Tables 1 to 6 and the sweeps of Figures 3 and 4, as data |
 | `experiments` | the configurations of Sections 4 to 6 |
 | `catalogue` | all that is trained, by profile, in order of worth |
-| `theory`, `manifolds` | Section 5.1; Section 5.2 |
+| `theory`, `manifolds`, `watched` | Section 5.1; Section 5.2; either along a training |
 | `statistics`, `claims`, `tables`, `plots`, `report` | records: their numbers, what they say, how they are shown |
 | `pretrained` | trained initialisations that come with the package |
 | `plan`, `operations`, `bench` | working it off, what it costs, how fast that is here |
-| `agreement`, `overlap` | when an accuracy agrees with the paper's; what gradients on seen images are worth |
+| `agreement`, `spread` | when an accuracy agrees with the paper's; how far seeds and initialisations lie apart |
+| `overlap` | what gradients on seen images are worth |
 | `own` | pictures to begin with, and figures, for the notebook on tasks of one's own |
 | `playground` | widgets: a wave whose points one drags, a canvas, sliders |
 | `section_8` | the questions that the paper left open, each with an experiment |

@@ -128,19 +128,11 @@ def _figure_3_along(curves):
         found[f"{family} of four batches are above those of two, mean over training"] = growing(few, many)
     if {"g4", "g1+g2+g3+g4"} <= means.keys():
         (sums, a), (last, b) = (
-            _gained(means[many], means[few]) for few, many in (("g1+g2", "g1+g2+g3+g4"), ("g2", "g4"))
+            statistics.difference(means[many], means[few]) for few, many in (("g1+g2", "g1+g2+g3+g4"), ("g2", "g4"))
         )
-        beyond, interval = sums - last, float(np.hypot(a, b))
-        found["sums gain more from four batches than last gradients do, mean over training"] = (
-            None if abs(beyond) <= interval else bool(beyond > 0)
-        )
+        claim = "sums gain more from four batches than last gradients do, mean over training"
+        found[claim] = statistics.beyond(sums - last, float(np.hypot(a, b)))
     return found
-
-
-def _gained(many, few):
-    """Points gained, and half the 95 % interval of that."""
-    (high, a), (low, b) = statistics.over_tasks(many), statistics.over_tasks(few)
-    return high - low, float(np.hypot(a, b))
 
 
 def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]) -> Claims:

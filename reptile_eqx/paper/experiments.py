@@ -25,7 +25,6 @@ from ..optimisers import annealed_sgd, merge_adam, merge_average, reference_adam
 from ..runs.configuration import Measurement, Numbers
 from ..tasks import SCHEDULES, SineWaves
 from ..training import Learner
-from .theory import flatten
 
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 LOSSES = {"sum": sum_cross_entropy, "mean": mean_cross_entropy}
@@ -211,48 +210,6 @@ class SineRegression:
 
 
 @dataclass(frozen=True)
-class SineAnalysis(SineRegression):
-    """The same training, watched along the way for what Section 5 says of it; nothing is measured at the end.
-
-    Per task: the inner products of the gradients of two mini-batches, from one task (`same`) and from two (`other`);
-    what a step of size `eval_step_size` on one of them takes off the loss of the other (`gain_same`, `gain_other`); and
-    the distance from φ to where `eval_inner_iterations` steps on the whole wave lead (`distance`), with the loss there.
-    """
-
-    measured: ClassVar[tuple[str, ...]] = ()  # All that is measured is measured along the way.
-
-    def measurements(self, data: None, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
-        """What the class says, along training."""
-        tasks = SineWaves(points=20)
-
-        def watch(state, key):
-            (x, y), wave = tasks(key)
-            stranger = tasks(jax.random.fold_in(key, 1)).support
-            batch, same, other = (x[:10], y[:10]), (x[10:], y[10:]), (stranger[0][:10], stranger[1][:10])
-            phi, loss = flatten(mean_squared_error, state.model)
-            gradient = jax.grad(loss)
-            stepped = phi - self.eval_step_size * gradient(phi, batch)
-
-            def solution(_, at):
-                return at - self.eval_step_size * gradient(at, wave)
-
-            solved = jax.lax.fori_loop(0, self.eval_inner_iterations, solution, phi)
-            return {
-                "same": jnp.vdot(gradient(phi, batch), gradient(phi, same)),
-                "other": jnp.vdot(gradient(phi, batch), gradient(phi, other)),
-                "gain_same": loss(phi, same) - loss(stepped, same),
-                "gain_other": loss(phi, other) - loss(stepped, other),
-                "distance": jnp.linalg.norm(solved - phi),
-                "loss_there": loss(solved, wave),
-            }
-
-        def summarise(values):
-            return {name: mean_and_interval(leaf) for name, leaf in values.items()}
-
-        return () if final else (Measurement("watched", self.curve_tasks, watch, summarise),)
-
-
-@dataclass(frozen=True)
 class FewShotClassification:
     """Section 6: N-way classification, trained once and evaluated at several shots. Defaults: Table 3, 5-way.
 
@@ -268,6 +225,7 @@ class FewShotClassification:
     `precision` is that of the convolutions' products, on a GPU of all: "float32", or "tensorfloat32" or "bfloat16",
     which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is about "tensorfloat32".
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
+    `initialisation` other than 0 draws other first weights, on the split, tasks and batches that the seed has anyway.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "weights")
@@ -297,6 +255,7 @@ class FewShotClassification:
     order: str = "exact"
     precision: str = "float32"
     seed: int = 0
+    initialisation: int = 0
     curve_points: int = 20
     curve_tasks: int = 100
     eval_shots: tuple[int, ...] | list[int] = (1, 5)
@@ -381,8 +340,13 @@ class FewShotClassification:
         optimiser = self.inner_optimiser(numbers["learning_rate"])
         gradient = _gradient(self, LOSSES[self.loss], optimiser, numbers["weights"])
         merge = merge_adam(b1=self.adam_b1) if self.optimiser == "adam" else merge_average
+
+        def network(key):
+            key = jax.random.fold_in(key, self.initialisation) if self.initialisation else key
+            return _facts_of(data).network(self.ways, key=key)
+
         return Learner(
-            lambda key: _facts_of(data).network(self.ways, key=key),
+            network,
             self.tasks(data, numbers, training=True, shots=self.training_shots - self.tail, queries=self.tail),
             gradient,
             _outer(self, numbers),

@@ -12,9 +12,9 @@ import pandas as pd
 from ..datasets import DataError, ImageClasses, load
 from ..runs.configuration import Configuration
 from ..runs.devices import use_devices
-from ..runs.records import Record, find_record
+from ..runs.records import Record, every_record, find_record
 from ..runs.run import iterations_left, run
-from . import bench
+from . import bench, statistics
 from .catalogue import Entry
 from .experiments import FewShotClassification
 from .operations import examples_per_iteration, of_evaluation, of_iteration
@@ -44,6 +44,23 @@ def on_record(runs: Any, figures: str | os.PathLike | None = None) -> Any:
     if isinstance(runs, dict):
         return {key: on_record(child, figures) for key, child in runs.items()}
     return [record for record in (find_record(config, figures) for config in runs) if record]
+
+
+def of_every_seed(entry: Entry, figures: str | os.PathLike | None = None) -> tuple[Any, list[Record]]:
+    """The records that there are of an entry's runs with whatever seed, each list in its place, and all of them.
+
+    Nothing is trained. Seeds may differ in the number of their evaluation tasks.
+    """
+    known, found = list(every_record(figures)), {}
+
+    def placed(node):
+        if isinstance(node, dict):
+            return {key: placed(child) for key, child in node.items()}
+        records = statistics.of_every_seed(node[0], known)
+        found.update({record.name: record for record in records})
+        return records
+
+    return placed(entry.runs), list(found.values())
 
 
 def train(entries: Iterable[Entry], data: str | None, devices: int | None, figures: str | os.PathLike | None) -> None:

@@ -15,7 +15,7 @@ from ..datasets import ImageClasses
 from ..runs.records import Record
 from .report import task_name
 from .settings import SWEPT, TABLE_1, TABLE_2
-from .statistics import SETTINGS, cells_of, finished, shots_of
+from .statistics import SETTINGS, cells_of, estimate, finished, shots_of
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#555555"
@@ -74,22 +74,25 @@ def _curve(
 def _points(
     axes: Axes, places: Sequence[float | int], points: Sequence[Sequence[Record]], shots: str, setting: str, **look: Any
 ) -> None:
-    """Final accuracy in percent at each place: mean over seeds, with bars from the lowest to the highest.
+    """Final accuracy in percent at each place, and its 95 % interval (`statistics.estimate`).
 
-    The bar of a single seed is the 95 % interval over its tasks. A cross on the axis marks a place where a training
-    diverged; it counts neither in the mean nor in the bar.
+    Of several seeds the mark is filled and the interval over them; of a single one it is hollow, and the interval over
+    its tasks. A cross on the axis marks a place where a training diverged, which counts in neither.
     """
     for place, records in zip(places, points, strict=True):
         if any(record.status != "finished" for record in records):
             cross: dict[str, Any] = dict(marker="x", markersize=8, color=look["color"], clip_on=False, zorder=5)
             axes.plot(place, 0, transform=axes.get_xaxis_transform(), **cross)
-    missing = {"mean": np.nan, "ci95": np.nan}
-    found = [cells_of(records, shots, setting) or [missing] for records in points]
-    values = [[100 * cell["mean"] for cell in cells] for cells in found]
-    means = np.array([np.mean(v) for v in values])
-    alone = np.array([100 * cells[0]["ci95"] if len(cells) == 1 else 0 for cells in found])
-    reach = [means - [min(v) for v in values] + alone, [max(v) for v in values] - means + alone]
-    axes.errorbar(places, means, reach, capsize=2, **look)
+    found = [cells_of(records, shots, setting) for records in points]
+    means, reach = np.array([estimate(cells) if cells else (np.nan, np.nan) for cells in found]).T
+    axes.errorbar(places, means, reach, capsize=2, markerfacecolor="white", **look)
+    several = [len(cells) > 1 for cells in found]
+    if any(several):
+        filled = {name: look[name] for name in ("color", "marker", "markersize")}
+        axes.plot(np.compress(several, places), np.compress(several, means), linestyle="", zorder=4, **filled)
+
+
+MARKS = "bars: 95 % intervals, over seeds (filled marks) or over the tasks of a single seed (hollow marks)"
 
 
 def _panel(axes: Axes, record: Record, title: str) -> None:
@@ -242,23 +245,28 @@ def _accuracy(shots: str, setting: str) -> Callable[[Any], float]:
 def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
     """Figure 3: learning curves of the gradient combinations, smoothed over three points; shaded: range over seeds.
 
-    The second panel is the upper part of the first, where all but g₁ end.
+    The second panel is the upper part of the first, where all but g₁ end. The legend says how many seeds each line has
+    where they differ.
     """
     figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.8), layout="constrained")
     colours = dict(zip("1234", (GREY, ORANGE, GREEN, BLUE), strict=True))
     value = _accuracy("5-shot", setting)
+    counts = {len(records) for records in curves.values()}
     for axes in panels:
         for label, records in curves.items():
             k = max(digit for digit in label if digit.isdigit())
             style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
-            _curve(axes, records, value, label, smooth=True, color=colours[k], linestyle=style)
+            called = label if len(counts) == 1 else f"{label}, {len(records)} seed{'s' * (len(records) > 1)}"
+            _curve(axes, records, value, called, smooth=True, color=colours[k], linestyle=style)
         axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
     ends = [value(r.curve[-1]) for label, some in curves.items() for r in some if label != "g1" and r.curve]
     if ends:
         panels[1].set_ylim(min(ends) - 10, min(max(ends) + 2, 100))
     tasks = next(iter(curves.values()))[0].config["curve_tasks"]
     title = "Figure 3: inner-loop gradient combinations, on unseen classes"
-    return _finish(figure, f"{title}\n{tasks} tasks a point, each smoothed with its neighbours", note)
+    points = f"{tasks} tasks a point, the same all along a seed's curve; each smoothed with the points beside it"
+    shaded = _seeds(max(counts)) if len(counts) == 1 else "shaded: range over seeds, where there are several"
+    return _finish(figure, f"{title}\n{points}\n{shaded}", note)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
@@ -281,8 +289,8 @@ def figure_4(
 ) -> Figure:
     """Figure 4: final accuracy against what each panel sweeps, on one scale.
 
-    Bars: the range over seeds, or with a single seed the 95 % interval over its tasks. The inset of 4a is its upper
-    part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches.
+    The bars are 95 % intervals: over seeds where a point has several (filled), else over its tasks (hollow). The inset
+    of 4a is its upper part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches.
     """
     figure, grid = plt.subplots(1, len(panels), figsize=(11.5, 4.6), sharey=True, squeeze=False, layout="constrained")
     row = grid[0]
@@ -309,20 +317,13 @@ def figure_4(
         if panel == "4c":
             axes.set_xscale("log")
             reference = panels.get("4a", {}).get("Reptile", {}).get(4, ())
-            for cell in cells_of(reference, "5-shot", setting)[:1]:
-                axes.axhline(100 * cell["mean"], color=BLUE, linestyle=":")
-                axes.text(
-                    0.98,
-                    100 * cell["mean"] - 2,
-                    "Reptile, batches of 25",
-                    color=BLUE,
-                    fontsize=8,
-                    ha="right",
-                    va="top",
-                    transform=axes.get_yaxis_transform(),
-                )
+            if cells := cells_of(reference, "5-shot", setting):
+                mean, _ = estimate(cells)
+                axes.axhline(mean, color=BLUE, linestyle=":")
+                said: dict[str, Any] = dict(color=BLUE, fontsize=8, ha="right", va="top")
+                axes.text(0.98, mean - 2, "Reptile, batches of 25", transform=axes.get_yaxis_transform(), **said)
     row[0].set_ylabel(f"5-shot accuracy (%), {SETTINGS[setting]}")
-    return _finish(figure, "Figure 4: what overlapping batches do, on unseen classes", note, 3)
+    return _finish(figure, f"Figure 4: what overlapping batches do, on unseen classes\n{MARKS}", note, 3)
 
 
 def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: str = "") -> Figure:
@@ -343,7 +344,7 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
         axes.margins(x=0.15)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy on unseen classes (%)")
-    return _finish(figure, "5-way Omniglot, around Table 3", note, 4)
+    return _finish(figure, f"5-way Omniglot, around Table 3\n{MARKS}", note, 4)
 
 
 def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
@@ -404,6 +405,8 @@ TRAINED_WITH = 0.02
 WATCHED = {
     "same": "inner product, same task",
     "other": "inner product, different tasks",
+    "cosine_same": "cosine, same task",
+    "cosine_other": "cosine, different tasks",
     "gain_same": "loss a step takes off the other batch",
     "gain_other": "loss a step takes off another task",
     "distance": "distance from φ to the solution reached",
@@ -412,23 +415,25 @@ WATCHED = {
 
 
 def watched(methods: Mapping[str, Sequence[Record]], what: Sequence[str], note: str = "") -> Figure:
-    """What `SineAnalysis` runs saw along training, an even number of `WATCHED`: mean over seeds, and their range."""
+    """What `SineAnalysis` runs saw along training, pairs of `WATCHED`, a row each: mean over seeds, and their range.
+
+    Distances and losses are on logarithmic scales. Of other quantities the two of a row have one linear scale.
+    """
+    logarithmic = set(what) <= {"distance", "loss_there"}
     rows = len(what) // 2
-    figure, grid = plt.subplots(rows, 2, figsize=(10, 3.3 * rows), squeeze=False, layout="constrained")
+    size, shared = (10, 3 * rows + 0.6), False if logarithmic else "row"
+    figure, grid = plt.subplots(rows, 2, figsize=size, sharex=True, sharey=shared, squeeze=False, layout="constrained")
     for axes, quantity in zip(grid.ravel(), what, strict=True):
         for name, records in methods.items():
             look: dict[str, Any] = dict(color=COLOURS[name], linestyle=STYLES[name])
             _curve(axes, records, lambda point, what=quantity: point["watched"][what]["mean"], name, **look)
-        if quantity == "loss_there":
+        axes.set(ylabel=WATCHED[quantity])
+        if logarithmic:
             axes.set_yscale("log")
-        elif quantity == "distance":
-            axes.set_ylim(bottom=0)
-        elif quantity != "other":  # which is noise about zero
-            axes.set_yscale("symlog", linthresh=1e-2)
-            axes.text(0.99, 0.5, "linear between ±0.01", transform=axes.transAxes, fontsize=7, color=GREY, ha="right")
-        if quantity not in ("distance", "loss_there"):
+        else:
             axes.axhline(0, color="black", linewidth=0.6)
-        axes.set(xlabel="outer iterations", ylabel=WATCHED[quantity])
+    for axes in grid[-1]:
+        axes.set(xlabel="outer iterations")
     one = next(iter(methods.values()))
     title = f"Sine tasks, {one[0].config['curve_tasks']} unseen tasks a point; {_seeds(len(one))}"
     return _finish(figure, title, note, 4)

@@ -1,7 +1,7 @@
 """Figures and tables as files, each with a `.json` beside it that says how it was made."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,18 @@ def task_name(record: Record) -> str:
     return f"{FACTS[dataset].title if dataset in FACTS else dataset}, {record.config['ways']}-way"
 
 
-def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3, paper_tasks: int = 10_000) -> str:
+def scale(
+    records: Sequence[Record],
+    paper_iterations: int,
+    paper_seeds: int = 3,
+    paper_tasks: int = 10_000,
+    seeds: Iterable[int] = (),
+) -> str:
     """What a title must say where a result is not the paper's: stand-in data, fewer iterations, seeds or evaluation
     tasks (of classification, for which the paper's number is known), divergence.
 
     Empty at the paper's scale. `paper_tasks=0` leaves out the tasks of the final evaluation, of which a learning curve
-    shows nothing.
+    shows nothing. `seeds` are the numbers of seeds that trainings have, where some have more than others.
     """
     said = []
     if any(record.config.get("dataset") == "glyphs" for record in records):
@@ -37,16 +43,20 @@ def scale(records: Sequence[Record], paper_iterations: int, paper_seeds: int = 3
     iterations = min(record.config["outer_iterations"] for record in records)
     if iterations < paper_iterations:
         said.append(f"{iterations:,} of the paper's {paper_iterations:,} outer iterations")
-    seeds = len({record.config["seed"] for record in records})
-    if seeds < paper_seeds:
-        said.append(f"{seeds} of the paper's {paper_seeds} seeds")
-    tasks = min((r.config["eval_tasks"] for r in records if r.kind == "FewShotClassification"), default=paper_tasks)
-    if tasks < paper_tasks:
-        said.append(f"{tasks:,} of {paper_tasks:,} evaluation tasks")
+    counts = {*seeds} or {len({record.config["seed"] for record in records})}
+    if min(counts) < paper_seeds:
+        said.append(f"{_range(counts)} of the paper's {paper_seeds} seeds")
+    tasks = {record.config["eval_tasks"] for record in records if record.kind == "FewShotClassification"}
+    if tasks and min(tasks) < paper_tasks:
+        said.append(f"{_range(tasks)} of {paper_tasks:,} evaluation tasks")
     left_out = sum(record.status != "finished" for record in records)
     if left_out:
         said.append(f"{left_out} of {len(records)} trainings diverged and left out")
     return "; ".join(said)
+
+
+def _range(numbers):
+    return " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def folder(profile: str, figures: str | os.PathLike | None = None) -> Path:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,15 @@ def over_tasks(cells: Cells) -> tuple[float, float]:
     return 100 * float(np.mean([cell["mean"] for cell in cells])), 100 * float(interval)
 
 
+def estimate(cells: Cells) -> tuple[float, float]:
+    """Accuracy in percent and half its 95 % interval: over seeds (Student's t) where there are several, and else over
+    the evaluation tasks of the one, whose training might have gone otherwise."""
+    if len(cells) == 1:
+        return over_tasks(cells)
+    mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
+    return mean, float(stdtrit(len(cells) - 1, 0.975) * spread / np.sqrt(len(cells)))
+
+
 def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     """Half the 95 % interval of the difference of two means, each with its standard deviation and number of seeds.
 
@@ -72,24 +81,33 @@ def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     return float(stdtrit(freedom, 0.975) * np.sqrt(sum(shares)))
 
 
-def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
-    """Whether the accuracy of some cells is more than `by` percentage points above that of others.
+def difference(better: Cells, worse: Cells) -> tuple[float, float]:
+    """Points by which the accuracy of some cells is above that of others, and half the 95 % interval of that.
 
-    `None` where that cannot be told: the difference is `by` within its 95 % interval, or there are no cells. The
-    interval is over seeds (Welch's) where both have several, and else over evaluation tasks alone, of which both may
-    have the same, so that it is on the wide side.
+    The interval is over seeds (Welch's) where both have several, and else over evaluation tasks alone, of which both
+    may have the same, so that it is on the wide side.
     """
-    if not better or not worse:
-        return None
     (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
     interval = float(np.hypot(wide, narrow))
     if min(len(better), len(worse)) > 1:
         a, b = ([100 * cell["mean"] for cell in cells] for cells in (better, worse))
         interval = welch((*mean_and_spread(a), len(a)), (*mean_and_spread(b), len(b)))
-    return _beyond(high - low - by, interval)
+    return high - low, interval
 
 
-def _beyond(points, interval):
+def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
+    """Whether the accuracy of some cells is more than `by` percentage points above that of others.
+
+    `None` where that cannot be told: the `difference` is `by` within its 95 % interval, or there are no cells.
+    """
+    if not better or not worse:
+        return None
+    points, interval = difference(better, worse)
+    return beyond(points - by, interval)
+
+
+def beyond(points: float, interval: float) -> bool | None:
+    """Whether a difference is positive; `None` where zero is within its interval."""
     return None if abs(points) <= interval else bool(points > 0)
 
 
@@ -107,7 +125,7 @@ def above(
     """
     points, interval = gain(better, worse, shots, setting)
     if not np.isnan(interval):
-        return _beyond(points - by, interval)
+        return beyond(points - by, interval)
     return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
 
 
@@ -156,20 +174,7 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None, seeds
     its record of the most tasks. Empty where nobody ran it. `figures` is another folder whose records count; sets of
     fewer than `seeds` seeds do not.
     """
-    wanted = plain(config)
-    # A record made before a field was added has its default.
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    sets: dict[tuple[Any, ...], dict[int, Record]] = {}
-    for record in every_record(figures):
-        whole = defaults | record.config
-        same = all(_plain(whole[name]) == wanted[name] for name in wanted.keys() - {"seed", *SCALE})
-        if same and record.kind == type(config).__name__:
-            # Trainings on other data are another set, so that no table mixes them.
-            data = record.made.get("digests", {}).get("data")
-            alike = (*(whole.get(name) for name in SCALE if name != "eval_tasks"), data)
-            of_seed, seed = sets.setdefault(alike, {}), record.config["seed"]
-            if seed not in of_seed or _tasks(record) > _tasks(of_seed[seed]):
-                of_seed[seed] = record
+    sets = _by_seed(config, every_record(figures), SCALE)
     sets = {alike: of_seed for alike, of_seed in sets.items() if len(of_seed) >= seeds}
 
     def size(alike):
@@ -177,6 +182,35 @@ def largest_records(config: Any, figures: str | os.PathLike | None = None, seeds
         return iterations, len(sets[alike]), sum(map(_tasks, sets[alike].values())), order == "exact"
 
     return [record for _, record in sorted(sets[max(sets, key=size)].items())] if sets else []
+
+
+def of_every_seed(config: Any, records: Iterable[Record]) -> list[Record]:
+    """Of some records, those of one configuration with whatever seed and number of evaluation tasks, by seed.
+
+    Of a seed it is the one of the most tasks; all are of the same data, that of the most seeds.
+    """
+    sets = _by_seed(config, records, ("eval_tasks",))
+    return [record for _, record in sorted(max(sets.values(), key=len, default={}).items())]
+
+
+def _by_seed(config: Any, records: Iterable[Record], free: Sequence[str]) -> dict[tuple[Any, ...], dict[int, Record]]:
+    """By what they have for the `free` fields but the number of tasks, and by their data, those of some records that
+    are `config` in all other fields but the seed: by seed, those of the most tasks."""
+    wanted = plain(config)
+    # A record made before a field was added has its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    sets: dict[tuple[Any, ...], dict[int, Record]] = {}
+    for record in records:
+        whole = defaults | record.config
+        same = all(_plain(whole[name]) == wanted[name] for name in wanted.keys() - {"seed", *free})
+        if same and record.kind == type(config).__name__:
+            # Trainings on other data are another set, so that no table mixes them.
+            data = record.made.get("digests", {}).get("data")
+            alike = (*(whole.get(name) for name in free if name != "eval_tasks"), data)
+            of_seed, seed = sets.setdefault(alike, {}), record.config["seed"]
+            if seed not in of_seed or _tasks(record) > _tasks(of_seed[seed]):
+                of_seed[seed] = record
+    return sets
 
 
 def _plain(value):

@@ -15,10 +15,10 @@ from .statistics import (
     SETTINGS,
     cells_of,
     cells_of_row,
+    estimate,
     finished,
     gain,
     mean_and_spread,
-    over_tasks,
     shots_of,
     size_before_adaptation,
 )
@@ -110,10 +110,11 @@ def final_accuracies(trainings: Mapping[str, Sequence[Record]], what: str) -> pd
     """Final accuracy of several trainings, mean ± standard deviation over seeds, in every setting that they have.
 
     `trainings` maps a label to records of `FewShotClassification` runs, one a seed; `what` heads the labels' column.
+    Where some have more seeds than others, a column says how many.
     """
-    rows = []
+    rows, counts = [], {len(records) for records in trainings.values()}
     for label, records in trainings.items():
-        row = {what: label}
+        row: dict[str, Any] = {what: label} | ({"Seeds": len(records)} if len(counts) > 1 else {})
         for shots in shots_of(records):
             for setting, name in SETTINGS.items():
                 kept = [100 * cell["mean"] for cell in cells_of(records, shots, setting)]
@@ -140,10 +141,11 @@ def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]],
 
 
 def figure_4_tried(tried: Mapping[str, Mapping[str, Mapping[str, Mapping[Any, Sequence[Record]]]]]) -> pd.DataFrame:
-    """Points of Figure 4 under several readings: a column for each, with the accuracy and its interval over tasks.
+    """Points of Figure 4 under several readings: a column for each, with the accuracy and its 95 % interval.
 
-    `tried` has for each reading what `plots.figure_4` takes. The points are those that a reading other than the first
-    has records of; a reading without any is left out.
+    The interval is over seeds where there are several, which the cell says, and else over tasks. `tried` has for each
+    reading what `plots.figure_4` takes. The points are those that a reading other than the first has records of; a
+    reading without any is left out.
     """
     first, *others = tried
     rows = []
@@ -153,7 +155,8 @@ def figure_4_tried(tried: Mapping[str, Mapping[str, Mapping[str, Mapping[Any, Se
                 row = {"Panel": panel, "Line": line, "Point": _POINTS[panel].format(value)}
                 for reading, panels in tried.items():
                     cells = cells_of(panels.get(panel, {}).get(line, {}).get(value, ()))
-                    row[reading] = "{:.1f} ± {:.1f}".format(*over_tasks(cells)) if cells else ""
+                    seeds = f", {len(cells)} seeds" if len(cells) > 1 else ""
+                    row[reading] = "{:.1f} ± {:.1f}".format(*estimate(cells)) + seeds if cells else ""
                 if any(row[reading] for reading in others):
                     rows.append(row)
     return pd.DataFrame(rows).replace("", np.nan).dropna(axis="columns", how="all").fillna("")

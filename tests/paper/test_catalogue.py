@@ -17,6 +17,7 @@ from reptile_eqx.paper.catalogue import (
     faster_runs,
     figure_3_runs,
     figure_4_runs,
+    spread_runs,
     trainings_of,
 )
 from reptile_eqx.paper.experiments import FewShotClassification
@@ -211,7 +212,7 @@ def test_every_record_is_the_catalogues_or_an_extra_of_one_of_its_trainings():
         for scale in (Scale("quick"), Scale("paper"), Scale("quick", override={"optimiser": "adam"}))
         for entry in entries(scale, list(TRAININGS)).values()
         for config in entry.configs
-    }
+    } | {run_name(config) for config in flat(spread_runs())}
     published = {path.stem: read_record(path) for path in (FIGURES / "runs").glob("*.json")}
     assert published.keys() - known == EXTRAS.keys()
     tables = [plain(config) for name in TRAININGS for config in classification_runs(PAPER, name)]

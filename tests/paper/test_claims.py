@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.strategies import floats
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
-from reptile_eqx.paper import agreement, claims, statistics, tables
+from reptile_eqx.paper import agreement, claims, report, statistics, tables
 from reptile_eqx.runs.records import Record
 
 
@@ -79,6 +79,22 @@ def test_a_mean_over_training_has_the_interval_of_a_point():
     assert cell["mean"] == pytest.approx(0.6) and cell["ci95"] == pytest.approx(0.02)
 
 
+def test_an_estimate_is_over_seeds_where_there_are_several():
+    cells = [{"mean": mean, "ci95": 0.2} for mean in (0.5, 0.6, 0.7)]
+    assert statistics.estimate(cells[:1]) == pytest.approx((50, 20))
+    mean, half = statistics.estimate(cells)
+    assert (mean, half) == pytest.approx((60, t.ppf(0.975, 2) * 10 / 3**0.5))
+
+
+def test_means_over_training_are_compared_over_seeds_where_there_are_several():
+    """Sums gain ten points, last gradients one, with seeds close together and few tasks."""
+    at = {"g1": 0.2, "g2": 0.9, "g4": 0.91, "g1+g2": 0.8, "½(g1+g2)": 0.8, "g1+g2+g3+g4": 0.9, "¼(g1+g2+g3+g4)": 0.9}
+    claim = "sums gain more from four batches than last gradients do, mean over training"
+    curves = {name: [record(x + i / 1000, i, ci95=0.2) for i in range(3)] for name, x in at.items()}
+    assert claims.figure_3(curves)[claim] is True
+    assert claims.figure_3(curves | {"g4": curves["g4"][:1]})[claim] is None, "one seed has its tasks alone"
+
+
 def test_claims_as_a_table():
     table = claims.table({"a": True, "b": np.bool_(False), "c": None})
     assert table["Verdict"].tolist() == ["holds", "does not hold", "cannot be told"]
@@ -110,3 +126,21 @@ def test_a_table_of_accuracies_says_which_training_diverged():
     table = tables.final_accuracies(trainings, "Training").set_index("Training")
     assert table.loc["a", "5-shot, non-transductive"] == "85.00 ± 7.07 %"
     assert table.loc["b", "5-shot, transductive"] == "diverged"
+
+
+def test_a_table_says_how_many_seeds_each_training_has_where_they_differ():
+    trainings = {"a": [record(0.9), record(0.8, seed=1)], "b": [record(0.5)]}
+    assert tables.final_accuracies(trainings, "Training")["Seeds"].tolist() == [2, 1]
+    assert "Seeds" not in tables.final_accuracies({"b": trainings["b"]}, "Training")
+    panels = {"4a": {"Reptile": {2: trainings["a"]}}}
+    (row,) = tables.figure_4_tried({"first": panels, "other": {"4a": {"Reptile": {2: trainings["b"]}}}}).to_dict(
+        "records"
+    )
+    assert row["first"] == "85.0 ± 63.5, 2 seeds" and row["other"] == "50.0 ± 1.0"
+
+
+def test_a_scale_says_how_many_seeds_there_are_where_trainings_have_more_or_fewer():
+    some = [record(0.9, seed=i) for i in range(3)]
+    assert report.scale(some, 10) == ""
+    assert report.scale(some, 10, seeds={3, 1}) == "1 to 3 of the paper's 3 seeds"
+    assert report.scale(some[:1], 10) == "1 of the paper's 3 seeds"

@@ -22,6 +22,7 @@ from reptile_eqx import (
 )
 from reptile_eqx.paper.experiments import FewShotClassification
 from reptile_eqx.runs.configuration import numbers_of, run_name
+from reptile_eqx.training import start
 
 FEW = dict(dataset="noise", ways=3, train_classes=4)
 
@@ -102,6 +103,27 @@ def test_training_and_evaluation_characters_are_apart_and_depend_on_the_seed_alo
     assert split(seed=1, outer_iterations=7, learning_rate=0.1, inner_batch_size=3) == (training, evaluation)
     others = [split(seed=seed)[1] for seed in range(2, 6)]
     assert len({frozenset(classes) for classes in [evaluation, *others]}) == 5, "every seed has its own split"
+
+
+def test_another_initialisation_has_other_first_weights_on_the_seeds_own_split_tasks_and_batches():
+    data = noise()
+
+    def begun(**settings):
+        config = FewShotClassification(seed=3, training_shots=4, **FEW | dict(train_classes=8), **settings)
+        learner = config.learner(data, numbers_of(config))
+        state = start(learner, jax.random.PRNGKey(3))
+        return leaves(state.model), state.key, learner.tasks(jax.random.key(0))
+
+    def same(a, b):
+        return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    weights, key, task = begun()
+    plain = data.facts.network(3, key=jax.random.split(jax.random.PRNGKey(3))[0])
+    assert same(weights, leaves(plain)) and same(weights, begun(initialisation=0)[0])
+    others = [begun(initialisation=i) for i in (1, 2)]
+    assert all(same((key, task), (its_key, its_task)) for _, its_key, its_task in others)
+    assert not same(weights, others[0][0]) and not same(others[0][0], others[1][0])
+    assert run_name(FewShotClassification(initialisation=1)) != run_name(FewShotClassification())
 
 
 def test_a_dataset_knows_whether_its_classes_are_shuffled_and_turned():

@@ -1,4 +1,4 @@
-"""What is known of an experiment: the largest training on record, whoever ran it."""
+"""What is known of an experiment, whoever ran it: the largest training on record, and all seeds of one."""
 
 import dataclasses
 import json
@@ -6,6 +6,8 @@ import json
 import pytest
 from made_up import FEW_SHOT, SINE
 
+from reptile_eqx.paper import plan
+from reptile_eqx.paper.catalogue import Entry
 from reptile_eqx.paper.experiments import FewShotClassification, SineRegression
 from reptile_eqx.paper.statistics import largest_records
 from reptile_eqx.runs.configuration import run_name
@@ -63,3 +65,19 @@ def test_of_equal_trainings_that_in_exact_order_is_taken(home, keep):
     keep(dataclasses.replace(exact, order="parallel"))
     kept = keep(exact)
     assert largest_records(exact, home / "elsewhere") == [kept]
+
+
+def test_a_training_is_joined_by_its_other_seeds_whatever_their_tasks(home, keep):
+    config = FewShotClassification(**FEW_SHOT)
+    mine, other = keep(config), dataclasses.replace(config, training_shots=5)
+    apart = keep(other)
+    more = [keep(dataclasses.replace(config, seed=seed, eval_tasks=9)) for seed in (2, 1)]
+    for strange in (dict(outer_iterations=6), dict(learning_rate=0.5), dict(order="parallel"), dict(initialisation=1)):
+        keep(dataclasses.replace(config, seed=3, **strange))
+    entry = Entry("notebook", "name", {"a": {1: [config]}, "b": [other]}, 4)
+    placed, everything = plan.of_every_seed(entry, home / "elsewhere")
+    assert placed == {"a": {1: [mine, *reversed(more)]}, "b": [apart]}
+    assert everything == [mine, *reversed(more), apart]
+    larger = keep(dataclasses.replace(config, eval_tasks=9))
+    assert plan.of_every_seed(entry, home / "elsewhere")[0]["a"][1][0] == larger
+    assert plan.of_every_seed(entry)[0]["b"] == [], "those are other figures than the project's own"

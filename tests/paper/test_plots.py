@@ -51,6 +51,36 @@ def test_a_diverged_curve_is_named_in_the_legend_and_in_no_mean():
             assert labels[2].endswith("(× 1 of 1 diverged)")
 
 
+def test_marks_of_several_seeds_are_filled_and_their_bars_over_seeds():
+    points = {0.1: [record(0.9), record(0.8, seed=1)], 1.0: [record(0.7, ci95=0.02)]}
+    (axes,) = plots.figure_4({"4c": {LINE: points}}).axes
+    (bars,) = axes.containers
+    assert bars.lines[0].get_markerfacecolor() == "white"
+    lengths = [top - bottom for (_, bottom), (_, top) in bars.lines[2][0].get_segments()]
+    assert lengths == pytest.approx([2 * 12.706 * 10 / 2, 2 * 2], rel=1e-4)  # Student's t of two seeds; the tasks'
+    filled = [line for line in axes.lines if line.get_marker() == "s" and line not in bars.lines]
+    assert [list(line.get_xdata()) for line in filled] == [[0.1]]
+    assert filled[0].get_markerfacecolor() == bars.lines[0].get_color()
+
+
+def test_the_line_beside_full_batches_is_the_mean_over_seeds():
+    reference = {4: [record(0.9), record(0.8, seed=1)]}
+    _, axes, *_ = plots.figure_4({"4a": {"Reptile": reference}, "4c": {LINE: {1.0: [record(0.4)]}}}).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == pytest.approx([85])
+
+
+def test_figure_3_says_how_many_seeds_a_line_has_where_they_differ():
+    one, two = [record(0.8)], [record(0.7), record(0.9, seed=1)]
+    for second, said in ((two, ["g1, 1 seed", "g2, 2 seeds"]), (one, ["g1", "g2"])):
+        axes, _ = plots.figure_3({"g1": one, "g2": second}).axes
+        assert axes.get_legend_handles_labels()[1] == said
+    drawn = plots.figure_3({"g1": one, "g2": two})
+    assert list(drawn.axes[0].lines[1].get_ydata()) == [80]
+    band = drawn.axes[0].collections[1].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((70, 90))
+    assert "range over seeds, where there are several" in drawn._suptitle.get_text()
+
+
 def test_figure_3_has_a_closer_look_at_all_but_the_first_gradient():
     _, closer = plots.figure_3({"g1": [record(0.3)], "g2": [record(0.8)], "g1+g2": [record(0.9)]}).axes
     assert closer.get_ylim() == pytest.approx((70, 92))
