@@ -175,12 +175,12 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
 
     The term that is added to one large step is not there to be tuned: it has the step's own rate.
     """
-    half, seed = Scale("quick", outer_iterations=500), {"seed": CHOOSING_SEED}
+    half, own = Scale("quick", outer_iterations=500), {"seed": CHOOSING_SEED, "eval_tasks": 30}
     everything = {"depth": depth_runs(half)["as many iterations"], "ordinary": ordinary_runs(half)}
     everything["fine-tuning"] = fine_tuning_runs(half)
     return {
         question: {
-            name: [replace(configs[0], learning_rate=rate, **seed) for rate in _RATES[question]]
+            name: [replace(configs[0], learning_rate=rate, **own) for rate in _RATES[question]]
             for name, configs in runs.items()
             if " the term" not in name
         }
