@@ -87,6 +87,10 @@ def test_smoke(name, tmp_path, monkeypatch):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    for cell in json.loads(Path("out.ipynb").read_text())["cells"]:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", ()):
+                assert len(output["metadata"]["image/png"]["alt"]) > 40, "pictures are described in words"
     figures = Path(os.environ["REPTILE_HOME"]) / "figures" / "smoke"
     for stem in MADE[name]:
         kinds = {path.suffix for path in figures.glob(f"{stem}.*")}

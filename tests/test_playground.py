@@ -237,9 +237,9 @@ def test_points_that_are_dragged_are_adapted_to(widgets):
 
 def test_where_no_widget_can_be_shown_there_is_a_picture(widgets):
     for widget in widgets:
-        data, _ = widget._repr_mimebundle_()
+        data, about = widget._repr_mimebundle_()
         assert "application/vnd.jupyter.widget-view+json" in data
-        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and about["image/png"]["alt"]
 
 
 json_values = some.recursive(
