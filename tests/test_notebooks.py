@@ -37,6 +37,7 @@ MADE = {
         "table-1-mini-imagenet",
         "table-2-omniglot",
         "here-accuracy",
+        "here-omniglot-5way-reptile",
         "claims-3-tables",
     ],
     "4_ablations": [

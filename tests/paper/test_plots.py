@@ -1,5 +1,6 @@
 """Figures of made-up records: what is drawn, and what is left out and said to be."""
 
+import dataclasses
 import json
 
 import matplotlib
@@ -87,3 +88,26 @@ def test_a_figure_is_shown_once_in_words_too_and_written(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "name.json").read_text())
     assert kept["alt"] == alt and kept["more"] == "said"
     assert {path.name for path in tmp_path.iterdir()} == {"name.png", "name.svg", "name.json"}
+
+
+@pytest.mark.parametrize(("algorithm", "papers"), [("reptile", {98.9, 99.48}), ("maml", {99.9})])
+def test_what_was_trained_here_is_drawn_over_the_record_and_the_papers_values(algorithm, papers):
+    here, longer = ([some(record(accuracy), algorithm, n)] for accuracy, n in ((0.8, 20), (0.9, 3000)))
+    (axes,) = plots.beside_record(here, longer, "a note").axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert {label for label in labels if "(" in label} == {
+        f"{setting}, {what}"
+        for setting in ("transductive", "non-transductive")
+        for what in ("here (20)", "on record (3,000)")
+    }
+    solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert [line.get_ydata()[-1] for line in solid] == pytest.approx([80, 80])
+    assert {line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"} == papers
+    (axes,) = plots.beside_record(here, here).axes
+    assert not any("record" in label for label in axes.get_legend_handles_labels()[1])
+
+
+def some(made, algorithm, iterations):
+    """The record of such a training on 5-way Omniglot."""
+    more = dict(algorithm=algorithm, outer_iterations=iterations, dataset="omniglot", ways=5)
+    return dataclasses.replace(made, name=f"{algorithm}-{iterations}", config=made.config | more)
