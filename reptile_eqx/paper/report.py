@@ -9,9 +9,8 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import display
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 from PIL import Image
 from tabulate import tabulate
 
@@ -100,7 +99,7 @@ def described(figure: Figure) -> str:
         if axes.axison and axes.get_xlabel():
             parts.append(": ".join(filter(None, shown)))
             lines += axes.get_legend_handles_labels()[1]
-    parts.append(f"Drawn: {', '.join(dict.fromkeys(lines))}" if lines else "")
+    parts.append(f"Drawn: {'; '.join(dict.fromkeys(lines))}" if lines else "")
     text = ". ".join(dict.fromkeys(part.strip().rstrip(".") for part in parts if part.strip()))
     return " ".join(re.sub(r"\\(?:mathcal)?|[${}]", "", text).split())
 
@@ -148,15 +147,19 @@ def save_table(
     return [*(folder / f"{name}.{kind}" for kind in texts), _save_json(folder, name, records, {"title": title, **more})]
 
 
-def shown(table: pd.DataFrame, caption: str = "") -> Styler:
+def shown(table: pd.DataFrame, caption: str = "") -> HTML:
     """A table as a notebook shows it: no index, texts to the left, numbers with their thousands apart, no NaN."""
-    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    left: Any = {"selector": "th, caption", "props": "text-align: left"}
-    styled = table.style.hide(axis="index").set_table_styles([left]).set_caption(caption)
-    styled.format(na_rep="", thousands=",", precision=4)
-    return styled.set_properties(subset=texts, **{"text-align": "left"})
+    styled = table.style.hide(axis="index").set_caption(caption)
+    html = styled.format(na_rep="", thousands=",", precision=4).to_html()
+    html = html.replace("<caption>", f"<caption {_LEFT}>")
+    for i, name in enumerate(table):
+        # In each cell, as JupyterLab heeds no style sheet of a notebook that was executed by somebody else.
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            html = re.sub(rf'(class="[^"]*\bcol{i}")', rf"\1 {_LEFT}", html)
+    return HTML(html)
 
 
+_LEFT = 'style="text-align: left"'
 _LATEX = {"±": r"$\pm$", "α": r"$\alpha$", "½": r"$\frac12$", "⅓": r"$\frac13$", "¼": r"$\frac14$"}
 
 

@@ -74,7 +74,7 @@ def test_a_figure_is_described_by_what_is_written_on_it():
     figure = plots.ablation_curves({"sound": [record(0.9)], "lost": [record(0.1, status="diverged")]}, "a note")
     assert report.described(figure) == (
         "5-way Omniglot, around Table 3, unseen classes, 9 tasks a point (a note). "
-        "5-shot accuracy (%), non-transductive against outer iterations. Drawn: sound, lost (× 1 of 1 diverged)"
+        "5-shot accuracy (%), non-transductive against outer iterations. Drawn: sound; lost (× 1 of 1 diverged)"
     )
 
 
