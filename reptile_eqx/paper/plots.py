@@ -243,7 +243,7 @@ def beside_record(here: Sequence[Record], record: Sequence[Record], note: str = 
                 some = [r for r in said.get(what, ()) if r.curve]
                 if some:
                     label = f"{SETTINGS[setting]}, {what} ({some[0].config['outer_iterations']:,})"
-                    look = dict(color=colour, linestyle=style, marker=marker, markersize=4, alpha=alpha)
+                    look: dict[str, Any] = dict(color=colour, linestyle=style, marker=marker, markersize=4, alpha=alpha)
                     _curve(axes, some, _accuracy(shots, setting), label, **look)
             for paper in _papers(here[0], shots, setting):
                 axes.axhline(paper, color=colour, linestyle=":", label=f"{SETTINGS[setting]}, the paper's, at its end")

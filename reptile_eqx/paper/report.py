@@ -150,7 +150,8 @@ def save_table(
 def shown(table: pd.DataFrame, caption: str = "") -> HTML:
     """A table as a notebook shows it: no index, texts to the left, numbers with their thousands apart, no NaN."""
     styled = table.style.hide(axis="index").set_caption(caption)
-    html = styled.format(na_rep="", thousands=",", precision=4).to_html()
+    styled.format(na_rep="", thousands=",", precision=4)
+    html = styled.to_html()
     html = html.replace("<caption>", f"<caption {_LEFT}>")
     for i, name in enumerate(table):
         # In each cell, as JupyterLab heeds no style sheet of a notebook that was executed by somebody else.
