@@ -37,7 +37,7 @@ def few_shot_accuracy(
     """Adapt to a classification task's support and classify its query, both ways of Section 6.1.
 
     *Transductive*: all held-out images share one batch, and through batch norm one another's statistics.
-    *Alone* (non-transductive): each is classified in a batch of the whole support and itself.
+    *Non-transductive* (`alone`): each is classified in a batch of the whole support and itself.
 
     **Arguments:**
 

@@ -37,6 +37,7 @@ MADE = {
         "table-1-mini-imagenet",
         "table-2-omniglot",
         "here-accuracy",
+        "here-omniglot-5way-reptile",
         "claims-3-tables",
     ],
     "4_ablations": [
@@ -87,6 +88,10 @@ def test_smoke(name, tmp_path, monkeypatch):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    for cell in json.loads(Path("out.ipynb").read_text())["cells"]:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", ()):
+                assert len(output["metadata"]["image/png"]["alt"]) > 40, "pictures are described in words"
     figures = Path(os.environ["REPTILE_HOME"]) / "figures" / "smoke"
     for stem in MADE[name]:
         kinds = {path.suffix for path in figures.glob(f"{stem}.*")}

@@ -237,9 +237,9 @@ def test_points_that_are_dragged_are_adapted_to(widgets):
 
 def test_where_no_widget_can_be_shown_there_is_a_picture(widgets):
     for widget in widgets:
-        data, _ = widget._repr_mimebundle_()
+        data, about = widget._repr_mimebundle_()
         assert "application/vnd.jupyter.widget-view+json" in data
-        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG") and about["image/png"]["alt"]
 
 
 json_values = some.recursive(
@@ -352,7 +352,7 @@ def page_of(address, token, name):
             executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         )
         try:
-            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, has_touch=True)
             page.set_default_timeout(60_000)
             page.goto(f"{address}/lab/tree/{name}?token={token}")
             yield page
@@ -376,6 +376,16 @@ def draw(page, paper, strokes):
         page.mouse.up()
 
 
+def drag_a_finger(page, points):
+    """Along some places of the page; the browser takes it for a touch of the screen, and may scroll instead."""
+    screen = page.context.new_cdp_session(page)
+    for place in points:
+        kind = "touchStart" if place is points[0] else "touchMove"
+        screen.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [dict(zip("xy", place, strict=True))]})
+    screen.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    screen.detach()
+
+
 def executed_in_the_browser(page):
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
     page.evaluate(
@@ -388,7 +398,7 @@ def executed_in_the_browser(page):
     )
 
 
-def test_a_person_drags_points_and_draws_characters(tmp_path):
+def test_a_person_drags_points_and_draws_characters_with_a_mouse_and_a_finger(tmp_path):
     for module in ("jupyterlab", "playwright", "skimage"):
         pytest.importorskip(module, reason=f"skipped: {module} is not installed (the extras `notebooks` and `test`)")
     if chromium() is None:
@@ -410,6 +420,12 @@ def test_a_person_drags_points_and_draws_characters(tmp_path):
         page.mouse.move(box["x"] + 40, box["y"] + 60, steps=5)
         page.mouse.up()
         page.wait_for_function("d => document.querySelector('.playground .after').getAttribute('d') !== d", arg=before)
+        other = page.locator(".playground .hold").nth(6)
+        box = other.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        drag_a_finger(page, [(x + 4 * i, y + 6 * i) for i in range(11)])
+        moved = other.bounding_box()
+        assert (moved["x"] - box["x"], moved["y"] - box["y"]) == pytest.approx((40, 60), abs=3)
         # (b) Characters are drawn, and the last drawing is recognised.
         paper = page.locator(".playground .paper")
         paper.wait_for(timeout=120_000)
@@ -438,6 +454,11 @@ def test_a_person_drags_points_and_draws_characters(tmp_path):
         draw(page, paper, [curve()])
         page.keyboard.press("Control+z")
         page.wait_for_function("!document.querySelector('.playground .bar.top')")
+        box = paper.bounding_box()
+        drag_a_finger(page, [(box["x"] + 280 * x, box["y"] + 280 * y) for x, y in curve()])
+        page.wait_for_function("document.querySelector('.playground .bar.top')")
+        assert paper.bounding_box() == box, "a finger draws, and does not scroll"
+        page.keyboard.press("Escape")
         page.locator(".playground .examples button").first.click()
         page.wait_for_function("document.querySelectorAll('.playground .classes .picture').length === 5")
 

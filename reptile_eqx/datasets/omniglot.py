@@ -96,6 +96,7 @@ def _download(directory: str | os.PathLike | None, allowed: bool) -> Path:
         raise Unavailable(f"{how}, or allow the download")
     import pooch  # which warns in a notebook without ipywidgets, so only when it is needed
 
+    pooch.get_logger().setLevel("WARNING")  # The bar tells of downloads, which a notebook would show in red.
     for part, md5 in _PARTS.items():
         try:
             with tqdm(desc=f"downloading {part}", unit="B", unit_scale=True) as bar:

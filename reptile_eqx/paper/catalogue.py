@@ -149,12 +149,14 @@ _FASTER_SCALE = {
     "smoke": _ABLATIONS_SCALE["smoke"],
     **dict.fromkeys(("quick", "paper"), dict(outer_iterations=10_000, curve_points=5, curve_tasks=40, eval_tasks=1000)),
 }
-# Every point that differs in a shape is compiled anew, so that the smallest profile has few of them.
+# Every point that differs in a shape is compiled anew, so that the smallest profile has few of them, and no more than
+# two that share a program: with one for each of two cores, they share their evaluation with those that are alone.
 _SMOKE: dict[str, tuple[Any, ...]] = {
-    "Figure 3": ("g1", "g2", "g1+g2", "½(g1+g2)"),
+    "Figure 3": ("g1", "g2", "g1+g2"),
     "4a": (4,),
     "4b": (25,),
     "4c": (0.1, 10.0),
+    "learning_rate": (1e-3, 3e-3),
     "inner_batch_size": (10,),
     "inner_iterations": (5,),
     "meta_batch_size": (5,),
@@ -273,7 +275,7 @@ def classification_runs(scale: Scale, name: str) -> list[FewShotClassification]:
 def figure_3_runs(scale: Scale) -> dict[str, list[FewShotClassification]]:
     """Section 6.2's trainings, by combination. With k gradients a task has 5k shots, so that batches do not overlap.
 
-    `smoke` has the combinations of up to two gradients.
+    `smoke` has sums of up to two gradients.
     """
     settings: dict[str, Any] = (
         TABLE_5 | scale.settings(_FIGURE_3_SCALE) | _on(scale.dataset) | dict(algorithm="combination")

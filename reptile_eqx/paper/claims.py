@@ -94,7 +94,7 @@ def figure_3(curves: Mapping[str, Sequence[Record]]) -> Claims:
         return every(above(more, fewer) for fewer, more in zip(there, there[1:], strict=False))
 
     sums, averages = ("g1+g2", "g1+g2+g3", "g1+g2+g3+g4"), ("½(g1+g2)", "⅓(g1+g2+g3)", "¼(g1+g2+g3+g4)")
-    pairs = [(curves[s], curves[a]) for s, a in zip(sums, averages, strict=True) if s in curves]
+    pairs = [(curves[s], curves[a]) for s, a in zip(sums, averages, strict=True) if {s, a} <= curves.keys()]
     others = [records for label, records in curves.items() if label != "g1"]
     return {
         "g1 alone is more than five points below every other combination": every(

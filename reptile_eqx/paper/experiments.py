@@ -355,7 +355,7 @@ class FewShotClassification:
         )
 
     def measurements(self, data: ImageClasses, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
-        """Accuracy on unseen classes, alone and transductive, at each of `eval_shots`."""
+        """Accuracy on unseen classes, transductive and not, at each of `eval_shots`."""
         optimiser = self.inner_optimiser(numbers["learning_rate"])
 
         def at(shots, batch_size):
@@ -370,7 +370,7 @@ class FewShotClassification:
             def summarise(values):
                 return {setting: mean_and_interval(shares) for setting, shares in values.items()}
 
-            # Alone, each held-out image is classified with the whole support beside it.
+            # Non-transductive, each held-out image is classified with the whole support beside it.
             pixels = self.ways * (self.ways * shots + 1) * math.prod(data.images.shape[2:4])
             return Measurement(
                 name=f"{shots}-shot",

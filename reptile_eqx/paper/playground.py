@@ -29,6 +29,7 @@ from ..nn.convolution import convolution
 from ..tasks import SineWaves, Task
 from .plots import BLUE, GREY, VERMILION
 from .pretrained import Pretrained
+from .report import described
 
 _SIDE = 105  # of Omniglot's own pictures, in whose pixels all lengths are
 # Measured on its drawings (`tests/test_playground.py` draws them again): the pen's radius, the middle of the mean
@@ -172,6 +173,7 @@ class _Widget(anywidget.AnyWidget):
             figure.suptitle("as it begins: in JupyterLab, with all cells executed, it can be played with", fontsize=8)
             figure.savefig(drawn, format="png", dpi=80)
             bundle[0]["image/png"] = base64.b64encode(drawn.getvalue()).decode()
+            bundle[1]["image/png"] = {"alt": described(figure)}
         return bundle
 
 
@@ -271,7 +273,7 @@ class Sine(_Widget):
         axes.plot(np.linspace(-5, 5, 101), curves[0], ":", color=GREY, label=f"{self.start}, before adaptation")
         axes.plot(np.linspace(-5, 5, 101), curves[self.steps], color=BLUE, label=f"after {self.steps} gradient steps")
         axes.plot(*np.transpose(self.points), "o", color=VERMILION)
-        axes.set(ylim=(-6.2, 6.2))
+        axes.set(ylim=(-6.2, 6.2), xlabel="x", ylabel="f(x)")
         axes.legend(frameon=False, fontsize=8)
         return figure
 

@@ -66,8 +66,8 @@ def _curve(
     iterations = [point["iteration"] for point in kept[0].curve]
     lines = np.array([[value(point) for point in record.curve] for record in kept])
     lines = np.apply_along_axis(_smoothed, 1, lines) if smooth else lines
-    marker = "o" if len(iterations) == 1 else ""
-    axes.plot(iterations, lines.mean(0), label=label, marker=marker, **look)
+    look = {"marker": "o" if len(iterations) == 1 else ""} | look
+    axes.plot(iterations, lines.mean(0), label=label, **look)
     axes.fill_between(iterations, lines.min(0), lines.max(0), color=look["color"], alpha=0.2, linewidth=0)
 
 
@@ -152,7 +152,7 @@ def figure_1_moving(panels: Mapping[str, Record]) -> list[Image.Image]:
     return frames
 
 
-def characters(data: ImageClasses, seed: int = 0, ways: int = 5, shots: int = 2) -> Figure:
+def classes_and_task(data: ImageClasses, seed: int = 0, ways: int = 5, shots: int = 2) -> Figure:
     """Some of a dataset's classes, and a task of such classes: its support, then a query for each."""
     rng = np.random.default_rng(seed)
     some = rng.choice(len(data.classes), (3, 10), replace=False)
@@ -160,7 +160,7 @@ def characters(data: ImageClasses, seed: int = 0, ways: int = 5, shots: int = 2)
     figure = plt.figure(figsize=(9, 3.2), layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=(10, shots * 2, 2))  # ty: ignore[not-iterable]
     sheets = {
-        left: (3, 10, [data.of_class(int(c))[0] for c in some.ravel()], "some classes, a drawing of each"),
+        left: (3, 10, [data.of_class(int(c))[0] for c in some.ravel()], "some classes, an image of each"),
         middle: (ways, shots, [one for c in of_task for one in data.of_class(int(c))[:shots]], "one task: support"),
         right: (ways, 1, [data.of_class(int(c))[shots] for c in of_task], "query"),
     }
@@ -229,11 +229,41 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; triangles: the paper's\n{seeds}", note, 2)
 
 
+def beside_record(here: Sequence[Record], record: Sequence[Record], note: str = "") -> Figure:
+    """Learning curves of a training, over those of the largest one on record and the paper's values at its end.
+
+    `here` and `record` are each one training's records, a seed each; where they are the same they are drawn once.
+    There is a panel for each of its shots, with a logarithmic axis, as lengths differ by powers of ten. Shaded: range
+    over seeds.
+    """
+    said = {"here": here} | ({"on record": record} if [r.name for r in record] != [r.name for r in here] else {})
+    shown = shots_of(here)
+    size = (max(6.4, 5 * len(shown)), 4.4)
+    figure, row = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
+    for axes, shots in zip(row[0], shown, strict=True):
+        for setting, colour, marker in (("transductive", BLUE, "o"), ("alone", VERMILION, "s")):
+            for what, style, alpha in (("on record", "--", 0.5), ("here", "-", 1.0)):
+                some = [r for r in said.get(what, ()) if r.curve]
+                if some:
+                    label = f"{SETTINGS[setting]}, {what} ({some[0].config['outer_iterations']:,})"
+                    look: dict[str, Any] = dict(color=colour, linestyle=style, marker=marker, markersize=4, alpha=alpha)
+                    _curve(axes, some, _accuracy(shots, setting), label, **look)
+            for paper in _papers(here[0], shots, setting):
+                axes.axhline(paper, color=colour, linestyle=":", label=f"{SETTINGS[setting]}, the paper's, at its end")
+        axes.set(xscale="log", xlabel="outer iterations", ylabel=f"{shots} accuracy on unseen classes (%)")
+    tasks = " and ".join(f"{n:,}" for n in dict.fromkeys(some[0].config["curve_tasks"] for some in said.values()))
+    title = f"{_ROWS[here[0].config['algorithm']]} on {task_name(here[0])}, along training; {tasks} tasks a point"
+    return _finish(figure, title, note, 2)
+
+
+_ROWS = {"reptile": "Reptile", "maml": "MAML", "fomaml": "1st-order MAML"}
+
+
 def _papers(record, shots, setting):
-    """The paper's accuracy of Reptile in such a cell, where it has one."""
+    """The paper's accuracy of a training's algorithm in such a cell, where it has one."""
     table = {"omniglot": TABLE_2, "mini-imagenet": TABLE_1}.get(record.config["dataset"], {})
-    row = table.get("Reptile + Transduction" if setting == "transductive" else "Reptile", {})
-    cell = row.get((int(shots.split("-")[0]), record.config["ways"]))
+    row = _ROWS[record.config["algorithm"]] + (" + Transduction" if setting == "transductive" else "")
+    cell = table.get(row, {}).get((int(shots.split("-")[0]), record.config["ways"]))
     return [cell[0]] if cell else []
 
 

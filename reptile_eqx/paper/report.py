@@ -1,14 +1,16 @@
 """Figures and tables as files, each with a `.json` beside it that says how it was made."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 from PIL import Image
 from tabulate import tabulate
 
@@ -83,10 +85,33 @@ def provenance(records: Sequence[Record], **more: Any) -> dict[str, Any]:
 
 def save_figure(
     figure: Figure, name: str, records: Sequence[Record], figures: str | os.PathLike | None = None, **more: Any
-) -> list[Path]:
-    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures; returns their paths."""
-    folder = Path(figures or figures_directory())
-    return [*write_figure(figure, folder, name), _save_json(folder, name, records, more)]
+) -> None:
+    """Write `NAME.png`, `NAME.svg` and `NAME.json` into the folder of figures, and show the figure in a notebook.
+
+    It is shown once, and `described` in words for those who do not see it.
+    """
+    folder, alt = Path(figures or figures_directory()), described(figure)
+    write_figure(figure, folder, name)
+    _save_json(folder, name, records, {"alt": alt, **more})
+    display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
+
+
+def described(figure: Figure) -> str:
+    """What a figure shows, in words: its titles, what each panel has on its axes, and what its lines are.
+
+    It is the alternative text of its picture, and made of the figure, so that it says what is drawn.
+    """
+    parts, lines, ylabel = [part.get_suptitle() for part in (figure, *figure.subfigs)], [], ""
+    for axes in figure.axes:
+        ylabel = axes.get_ylabel() or ylabel  # Of panels that share one, the first has it.
+        shown = [axes.get_title(), " against ".join(filter(None, (ylabel, axes.get_xlabel())))]
+        if axes.axison and axes.get_xlabel():
+            parts.append(": ".join(filter(None, shown)))
+            lines += axes.get_legend_handles_labels()[1]
+    parts.append(f"Drawn: {'; '.join(dict.fromkeys(lines))}" if lines else "")
+    text = ". ".join(dict.fromkeys(part.strip().rstrip(".") for part in parts if part.strip()))
+    return " ".join(re.sub(r"\\(?:mathcal)?|[${}]", "", text).split())
 
 
 def write_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -132,15 +157,20 @@ def save_table(
     return [*(folder / f"{name}.{kind}" for kind in texts), _save_json(folder, name, records, {"title": title, **more})]
 
 
-def shown(table: pd.DataFrame, caption: str = "") -> Styler:
+def shown(table: pd.DataFrame, caption: str = "") -> HTML:
     """A table as a notebook shows it: no index, texts to the left, numbers with their thousands apart, no NaN."""
-    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    left: Any = {"selector": "th, caption", "props": "text-align: left"}
-    styled = table.style.hide(axis="index").set_table_styles([left]).set_caption(caption)
+    styled = table.style.hide(axis="index").set_caption(caption)
     styled.format(na_rep="", thousands=",", precision=4)
-    return styled.set_properties(subset=texts, **{"text-align": "left"})
+    html = styled.to_html()
+    html = html.replace("<caption>", f"<caption {_LEFT}>")
+    for i, name in enumerate(table):
+        # In each cell, as JupyterLab heeds no style sheet of a notebook that was executed by somebody else.
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            html = re.sub(rf'(class="[^"]*\bcol{i}")', rf"\1 {_LEFT}", html)
+    return HTML(html)
 
 
+_LEFT = 'style="text-align: left"'
 _LATEX = {"±": r"$\pm$", "α": r"$\alpha$", "½": r"$\frac12$", "⅓": r"$\frac13$", "¼": r"$\frac14$"}
 
 

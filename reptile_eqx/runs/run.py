@@ -11,7 +11,6 @@ import dataclasses
 import glob
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..bars import say
 from ..files import data_directory, figures_directory, now
 from ..training import State, start
 from . import digests
@@ -46,7 +46,7 @@ def run(
 
     Those that differ only in their `numbers` (seed, step sizes) are trained together, in one program. Where several
     processes work together (`use_devices`), all of them ask for the same, the first one keeps the files, and every one
-    gets the records. A line on standard error says what was read rather than trained, and of when that is.
+    gets the records. A line says what was read rather than trained, and of when that is.
 
     **Arguments:**
 
@@ -119,7 +119,7 @@ def _tell_read(records: Iterable[Record]) -> None:
     if dates and first_process():
         when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
         runs = "1 run was" if len(dates) == 1 else f"{len(dates)} runs were"
-        print(f"{runs} read, not trained: made {when} (fresh=True trains again)", file=sys.stderr)
+        say(f"{runs} read, not trained: made {when} (fresh=True trains again)")
 
 
 def _made(

@@ -1,12 +1,15 @@
 """Figures of made-up records: what is drawn, and what is left out and said to be."""
 
+import dataclasses
+import json
+
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from test_claims import record
 
-from reptile_eqx.paper import plots, settings
+from reptile_eqx.paper import plots, report, settings
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +98,46 @@ def test_a_sweep_has_a_panel_for_each_thing_swept():
     ]
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["2", "5"]
     np.testing.assert_allclose(axes[0].containers[0].lines[0].get_ydata(), [50, 70])
+
+
+def test_a_figure_is_described_by_what_is_written_on_it():
+    figure = plots.ablation_curves({"sound": [record(0.9)], "lost": [record(0.1, status="diverged")]}, "a note")
+    assert report.described(figure) == (
+        "5-way Omniglot, around Table 3, unseen classes, 9 tasks a point (a note). "
+        "5-shot accuracy (%), non-transductive against outer iterations. Drawn: sound; lost (× 1 of 1 diverged)"
+    )
+
+
+def test_a_figure_is_shown_once_in_words_too_and_written(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(report, "display", lambda figure, metadata: shown.append((figure, metadata)))
+    figure = plots.figure_3({"g1": [record(0.3)], "g2": [record(0.8)]})
+    alt = report.described(figure)
+    report.save_figure(figure, "name", [], tmp_path, more="said")
+    assert shown == [(figure, {"image/png": {"alt": alt}})] and not plt.fignum_exists(figure.number)
+    kept = json.loads((tmp_path / "name.json").read_text())
+    assert kept["alt"] == alt and kept["more"] == "said"
+    assert {path.name for path in tmp_path.iterdir()} == {"name.png", "name.svg", "name.json"}
+
+
+@pytest.mark.parametrize(("algorithm", "papers"), [("reptile", {98.9, 99.48}), ("maml", {99.9})])
+def test_what_was_trained_here_is_drawn_over_the_record_and_the_papers_values(algorithm, papers):
+    here, longer = ([some(record(accuracy), algorithm, n)] for accuracy, n in ((0.8, 20), (0.9, 3000)))
+    (axes,) = plots.beside_record(here, longer, "a note").axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert {label for label in labels if "(" in label} == {
+        f"{setting}, {what}"
+        for setting in ("transductive", "non-transductive")
+        for what in ("here (20)", "on record (3,000)")
+    }
+    solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert [line.get_ydata()[-1] for line in solid] == pytest.approx([80, 80])
+    assert {line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"} == papers
+    (axes,) = plots.beside_record(here, here).axes
+    assert not any("record" in label for label in axes.get_legend_handles_labels()[1])
+
+
+def some(made, algorithm, iterations):
+    """The record of such a training on 5-way Omniglot."""
+    more = dict(algorithm=algorithm, outer_iterations=iterations, dataset="omniglot", ways=5)
+    return dataclasses.replace(made, name=f"{algorithm}-{iterations}", config=made.config | more)

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from reptile_eqx.paper import claims, report, statistics, tables
@@ -189,3 +190,11 @@ def test_latex_is_a_tabular_with_its_symbols_escaped():
 def test_the_spread_over_seeds_is_the_standard_deviation():
     mean, spread = statistics.mean_and_spread([1.0, 2.0, 4.0])
     assert mean == pytest.approx(7 / 3) and spread == pytest.approx(np.std([1, 2, 4], ddof=1))
+
+
+def test_a_shown_table_has_its_texts_on_the_left_in_notebooks_that_are_not_trusted_too():
+    html = report.shown(pd.DataFrame({"text": ["a", None], "number": [1000, 2]}), "a caption").data
+    cells = re.findall(r"<(?:caption|t[hd]\b)([^>]*)>([^<]*)<", html)
+    left = [said for attributes, said in cells if "left" in attributes]
+    assert left == ["a caption", "text", "a", ""] and len(cells) == 7
+    assert "1,000" in html and "None" not in html
