@@ -110,9 +110,10 @@ def entries(scale: Scale) -> dict[str, Entry]:
 def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
     """Networks of several depths, by name, trained for as many iterations and, deeper ones, for as many operations."""
     named = _named(scale, "depth", DEPTHS)
-    equal = {name: _reptile(scale, own | _rate("depth", name)) for name, own in named.items()}
+    unseen: dict[str, Any] = dict(eval_splits=("evaluation",))
+    equal = {name: _reptile(scale, unseen | own | _rate("depth", name)) for name, own in named.items()}
     fewer = {
-        name: _reptile(scale, own | _rate("depth", name), 1 / operations(own["blocks"]))
+        name: _reptile(scale, unseen | own | _rate("depth", name), 1 / operations(own["blocks"]))
         for name, own in named.items()
         if own.get("residual")
     }
@@ -129,7 +130,8 @@ def operations(blocks: int) -> float:
 
 def regulariser_runs(scale: Scale) -> dict[str, list[Variant]]:
     """Trainings on `FEW` characters, each with one thing that may close the gap, by its name."""
-    few = {} if scale.profile == "smoke" else dict(train_classes=FEW)
+    few: dict[str, Any] = {} if scale.profile == "smoke" else dict(train_classes=FEW)
+    few["eval_splits"] = ("training", "evaluation")
     return {name: _reptile(scale, few | own) for name, own in _named(scale, "regularisers", REGULARISERS).items()}
 
 
@@ -180,7 +182,10 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     everything["fine-tuning"] = fine_tuning_runs(half)
     return {
         question: {
-            name: [replace(configs[0], learning_rate=rate, **own) for rate in _RATES[question]]
+            name: [
+                replace(configs[0], learning_rate=rate, **own | _JUDGED_ON.get(question, {}))
+                for rate in _RATES[question]
+            ]
             for name, configs in runs.items()
             if " the term" not in name
         }
@@ -188,6 +193,7 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     }
 
 
+_JUDGED_ON: dict[str, dict[str, Any]] = {"depth": dict(eval_splits=("validation",))}
 _RATES = {"depth": RATES, "ordinary": SGD_RATES, "fine-tuning": RATES}
 
 

@@ -80,11 +80,12 @@ class Variant(FewShotClassification):
     - `label_smoothing`: the share of a label that is spread over all classes, also in evaluation.
     - `pull`: μ of ½·μ·|θ - φ|², which the inner loop's loss has beside cross-entropies, also in evaluation.
 
-    Accuracy is measured on characters to train on, to choose by, and to evaluate on (`SPLITS`), none of them turned:
-    transductive, on `QUERIES` drawings of each.
+    Accuracy is measured on the characters of `eval_splits`, to train on, to choose by, or to evaluate on (`SPLITS`),
+    none of them turned: transductive, on `QUERIES` drawings of each.
     """
 
     numbers: ClassVar[tuple[str, ...]] = (*FewShotClassification.numbers, "weight_decay", "label_smoothing", "pull")
+    measured: ClassVar[tuple[str, ...]] = (*FewShotClassification.measured, "eval_splits")
 
     blocks: int = 4
     residual: bool = False
@@ -93,15 +94,18 @@ class Variant(FewShotClassification):
     weight_decay: float | int = 0.0
     label_smoothing: float | int = 0.0
     pull: float | int = 0.0
+    eval_splits: tuple[str, ...] | list[str] = SPLITS
 
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, "eval_splits", tuple(self.eval_splits))
         for field, given, holds, expected in (
             ("algorithm", self.algorithm, self.algorithm == "reptile", "reptile"),
             ("blocks", self.blocks, self.blocks >= 4, "4 or more"),
             ("filters", self.filters, self.filters >= 1, "1 or more"),
             ("dropout", self.dropout, self.dropout < 1, "less than 1"),
             ("label_smoothing", self.label_smoothing, self.label_smoothing < 1, "less than 1"),
+            ("eval_splits", self.eval_splits, set(self.eval_splits) <= set(SPLITS), f"some of {', '.join(SPLITS)}"),
         ):
             if not holds:
                 raise ValueError(f"`{field}` is {given!r}; expected {expected}")
@@ -159,7 +163,7 @@ class Variant(FewShotClassification):
         return loss
 
     def measurements(self, data: ImageClasses, numbers: Numbers, *, final: bool) -> tuple[Measurement, ...]:
-        """Accuracy at each of `SPLITS` and of `eval_shots`."""
+        """Accuracy at each of `eval_splits` and of `eval_shots`."""
         optimiser = self._optimiser(numbers)
 
         def at(split, classes, shots, batch_size):
@@ -175,9 +179,9 @@ class Variant(FewShotClassification):
             count = self.eval_tasks if final else self.curve_tasks
             return Measurement(f"{split} {shots}-shot", count, accuracy, mean_and_interval)
 
-        parts = zip(SPLITS, self.classes(data, numbers), strict=True)
+        classes = dict(zip(SPLITS, self.classes(data, numbers), strict=True))
         sizes = list(zip(self.eval_shots, self.eval_batch_sizes, strict=True))
-        return tuple(at(split, classes, *size) for split, classes in parts for size in sizes)
+        return tuple(at(split, classes[split], *size) for split in self.eval_splits for size in sizes)
 
 
 class _WithKeys(eqx.Module):
