@@ -86,7 +86,7 @@ SIDES: dict[str, tuple[type, dict[str, Any]]] = {
 """What is fine-tuned, by name; each sees 100 images an iteration."""
 
 CHOSEN: dict[str, dict[str, float]] = {
-    "depth": dict.fromkeys(DEPTHS, 3e-3),
+    "depth": dict.fromkeys(DEPTHS, 3e-3) | dict.fromkeys(("8 blocks", "12 blocks", "12 blocks, skips"), 1e-3),
     "ordinary": dict.fromkeys(ORDINARY, 0.1),
     "fine-tuning": dict.fromkeys(SIDES, 3e-3),
 }
