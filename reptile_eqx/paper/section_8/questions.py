@@ -20,7 +20,7 @@ from .variants import Variant
 CHOOSING_SEED = 3
 RATES = (1e-3, 3e-3)
 """Adam's learning rates that each network, and each side of the comparison with joint training, was tried with."""
-SGD_RATES = (0.03, 0.1, 0.3)
+SGD_RATES = (0.1, 0.3, 1.0)
 """SGD's step sizes that each way of ordinary training was tried with."""
 
 # 20-way tasks of 100 images in five mini-batches, one task an iteration.
