@@ -1,0 +1,1 @@
+"""The open questions of Section 8."""
