@@ -37,13 +37,15 @@ def probabilities(network, side):
     return np.asarray(2 ** (-side * side * each), np.float64)
 
 
-def test_a_pixel_depends_on_those_before_it_and_on_no_other():
-    side, network = 5, model(5)
-    x = jax.random.uniform(jax.random.key(2), (20, 1, side, side, 1))
-    slopes = jax.vmap(jax.jacobian(network))(x).reshape(20, side * side, side * side)
-    assert (np.triu(slopes) == 0).all()
-    # All but the first see something before them, where a ReLU does not happen to be shut.
-    assert (slopes[:, 1:] != 0).any((0, 2)).all()
+def test_a_pixel_depends_on_those_before_it_that_the_masks_let_through():
+    side, layers = 7, 2
+    # Where all is positive no ReLU is shut.
+    network = jax.tree.map(jnp.abs, model(side))
+    slopes = jax.jacobian(network)(jnp.ones((1, side, side, 1))).reshape([side] * 4)
+    i, j, row, column = np.indices(slopes.shape)
+    up, left = i - row, j - column
+    seen = (0 <= up) & (up <= layers + 1) & (left <= layers + 1) & np.where(up == 0, left > 0, left >= -up)
+    np.testing.assert_array_equal(slopes != 0, seen)
 
 
 def test_probabilities_of_all_drawings_sum_to_one():
@@ -57,6 +59,16 @@ def test_samples_come_as_often_as_their_probability_says():
     # Five standard deviations of each share.
     assert (abs(seen - expected) <= 5 * np.sqrt(expected * (1 - expected) / count) + 1e-4).all()
     assert expected.std() > 0.02
+
+
+def test_a_sample_is_what_the_whole_drawing_would_have_given():
+    side, network, key = 6, model(6), jax.random.key(4)
+    luck = jax.random.uniform(key, (side * side, 3))
+    drawings = np.zeros((3, side, side, 1), np.float32)
+    for pixel in range(side * side):
+        i, j = divmod(pixel, side)
+        drawings[:, i, j, 0] = luck[pixel] < jax.nn.sigmoid(network(jnp.asarray(drawings))[:, i, j])
+    np.testing.assert_array_equal(sample(network, key, 3), drawings)
 
 
 def test_packed_drawings_are_read_as_they_were():

@@ -207,17 +207,16 @@ class Tuned(NamedTuple):
     """What `tuning_runs` chose for an algorithm: of the training, and of the adaptation for each of `eval_shots`."""
 
     learning_rate: float
-    outer_step_size: float
     eval_learning_rates: tuple[float, ...]
     eval_steps: tuple[int, ...]
 
 
 TUNED = {
-    "random": Tuned(1e-3, 0.3, (1e-2, 1e-2), (16, 16)),
-    "joint": Tuned(3e-3, 1.0, (1e-3, 1e-3), (4, 16)),
-    "reptile": Tuned(3e-3, 1.0, (1e-3, 1e-3), (4, 16)),
+    "random": Tuned(1e-3, (1e-2, 1e-2), (16, 16)),
+    "joint": Tuned(3e-3, (1e-3, 1e-3), (4, 16)),
+    "reptile": Tuned(3e-3, (1e-3, 1e-3), (4, 16)),
 }
-_GRID, _OUTER_GRID, _EVAL_GRID = (1e-3, 3e-3, 1e-2), (0.3, 1.0), (3e-4, 1e-3, 3e-3, 1e-2)
+_GRID, _EVAL_GRID = (1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2)
 _SMOKE: dict[str, Any] = dict(
     outer_iterations=2,
     train_classes=16,
@@ -237,14 +236,16 @@ def tuning_runs() -> dict[str, list[FewShotDensity]]:
     settings: dict[str, Any] = dict(
         outer_iterations=400,
         curve_points=0,
-        eval_tasks=12,
+        eval_tasks=8,
         held_out="validation",
         seed=100,
         eval_learning_rates=(_EVAL_GRID,) * 2,
     )
-    grid = [dict(learning_rate=a, outer_step_size=b) for a in _GRID for b in _OUTER_GRID]
     return {
-        method: [_config(algorithm, **settings, **point) for point in grid[: 1 if algorithm == "random" else None]]
+        method: [
+            _config(algorithm, learning_rate=rate, **settings)
+            for rate in (_GRID[:1] if algorithm == "random" else _GRID)
+        ]
         for method, algorithm in METHODS.items()
     }
 
@@ -257,7 +258,6 @@ def chosen(records: Sequence[Record]) -> Tuned:
     rates = best.config["eval_learning_rates"]
     return Tuned(
         best.config["learning_rate"],
-        best.config["outer_step_size"],
         tuple(rates[i][rate] for i, (rate, _) in enumerate(places)),
         tuple(int(step) for _, step in places),
     )
@@ -282,7 +282,6 @@ def runs(scale: Scale) -> dict[str, list[FewShotDensity]]:
             _config(
                 algorithm,
                 learning_rate=TUNED[algorithm].learning_rate,
-                outer_step_size=TUNED[algorithm].outer_step_size,
                 eval_learning_rates=tuple((rate,) for rate in TUNED[algorithm].eval_learning_rates),
                 seed=seed,
                 **settings,
@@ -372,11 +371,7 @@ def tuning_table(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     rows = []
     for method, of in records.items():
         for record in of:
-            row = {
-                "From": method,
-                "Inner step size": record.config["learning_rate"],
-                "Outer step size": record.config["outer_step_size"],
-            }
+            row = {"From": method, "Step size in training": record.config["learning_rate"]}
             one = chosen([record])
             for i, shots in enumerate(record.config["eval_shots"]):
                 least = _curves(record)[i].min()

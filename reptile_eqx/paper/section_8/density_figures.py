@@ -18,9 +18,9 @@ _MARKS = {"Random initialisation": "x", "Joint training": "s", "Reptile": "o"}
 def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Figure:
     """Bits per pixel of other drawings of unseen characters against gradient steps, a panel for each number of shots.
 
-    Means over seeds, shaded the 95 % interval over them (Student's t). A large mark is at the number of steps that was
-    chosen on validation characters. The scale begins a little below the lowest line and ends above the trained ones, so
-    that a random initialisation enters from above.
+    Means over seeds, shaded the 95 % interval over them (Student's t). A large mark is at the number of steps that
+    was chosen on validation characters. The scale is that of the trained ones: a
+    random initialisation enters from above.
     """
     first = finished(next(iter(records.values())))[0].config
     figure, row = plt.subplots(
@@ -35,7 +35,7 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
             axes.plot(steps, mean, marker=_MARKS[method], markersize=3, label=method, **look)
             axes.fill_between(steps, mean - interval, mean + interval, color=COLOURS[method], alpha=0.2, linewidth=0)
             at = min(TUNED[of[0].config["algorithm"]].eval_steps[place], len(mean) - 1)
-            axes.plot(at, mean[at], _MARKS[method], color=COLOURS[method], markersize=9, clip_on=False, zorder=5)
+            axes.plot(at, mean[at], _MARKS[method], color=COLOURS[method], markersize=9, zorder=5)
             if of[0].config["outer_iterations"]:
                 trained += [mean.min(), mean.max()]
         axes.set(title=f"{shots} drawing{'s' if shots > 1 else ''}", xlabel="gradient steps on them")
@@ -51,28 +51,32 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
 
 
 def samples(records: Mapping[str, Record], note: str = "") -> Figure:
-    """Drawings that models make up: of each method's record, a block of columns. The first row is before adaptation;
-    each other row is an unseen character, with the five drawings that were adapted to in the first block.
+    """Drawings that models make up: of each method's record, a sheet. The first row is before adaptation, and each
+    other row after adaptation to five drawings of an unseen character, which the first sheet has.
 
-    The records are of one seed, so that they have seen and show the same characters.
+    The records are of one seed, so that they show the same characters.
     """
     shown = [record.results["shown"] for record in records.values()]
-    rows, columns = len(shown[0]["support"]) + 1, len(shown[0]["support"][0])
-    figure = plt.figure(figsize=(2.9 * (len(records) + 1), 0.62 * rows + 0.9), layout="constrained")
-    blocks = figure.subfigures(1, len(records) + 1, squeeze=False, wspace=0.04)[0]
-    befores = [[], *(record.results["before"][0] for record in records.values())]
-    afters = [shown[0]["support"], *(some["after"] for some in shown)]
-    titles = ["adapted to", *(f"{method}: made up\nbefore (top row), after" for method in records)]
-    for block, title, before, after in zip(blocks, titles, befores, afters, strict=True):
-        grid = block.subplots(rows, columns, squeeze=False)
-        for axes, text in zip(grid.ravel(), [*(before or [None] * columns), *sum(after, [])], strict=True):
-            axes.set(xticks=[], yticks=[])
-            if text is None:
-                axes.axis("off")
-            else:
-                axes.imshow(1 - unpacked(text), cmap="gray", vmin=0, vmax=1)
-        block.suptitle(title, fontsize=9)
-    figure.suptitle(
-        f"Five drawings of an unseen character, and drawings sampled{f' ({note})' if note else ''}", fontsize=10
-    )
+    support = shown[0]["support"]
+    sheets = {"adapted to": [[""] * len(support[0]), *support]}
+    for (method, record), some in zip(records.items(), shown, strict=True):
+        sheets[f"made up: {method}"] = [*record.results["before"], *some["after"]]
+    size = (2.9 * len(sheets) + 0.6, 0.58 * (len(support) + 1) + 0.8)
+    figure, row = plt.subplots(1, len(sheets), figsize=size, squeeze=False, layout="constrained")
+    blank = np.ones_like(_framed(support[0][0]))
+    for axes, (title, texts) in zip(row[0], sheets.items(), strict=True):
+        sheet = np.block([[_framed(text) if text else blank for text in line] for line in texts])
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=9)
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    lines = ["before", *(f"character {i + 1}" for i in range(len(support)))]
+    row[0][0].set_yticks(len(blank) * (np.arange(len(lines)) + 0.5), lines, fontsize=8)
+    row[0][0].tick_params(length=0)
+    title = "Five drawings of each of some unseen characters, and drawings that models make up before and after"
+    figure.suptitle(f"{title}\n({note})" if note else title, fontsize=10)
     return figure
+
+
+def _framed(text):
+    """A packed drawing, ink black, in a grey frame with a white margin."""
+    return np.pad(np.pad(1 - unpacked(text).astype(float), 1, constant_values=0.7), 1, constant_values=1)

@@ -68,10 +68,16 @@ def sample(model: PixelCNN, key: PRNGKeyArray, count: int) -> Drawings:
     """`count` drawings that the model makes up, pixel after pixel."""
     height, width, _ = model.place.shape
     luck = jax.random.uniform(key, (height * width, count))
+    seen = min(height, len(model.kernels) + 2)  # rows that a pixel's logit depends on, its own among them
 
     def draw(pixel, drawings):
         i, j = pixel // width, pixel % width
-        ink = luck[pixel] < jax.nn.sigmoid(model(drawings)[:, i, j])
+        top = jnp.maximum(i + 1 - seen, 0)
+        place, rows = (
+            jax.lax.dynamic_slice_in_dim(some, top, seen, axis) for some, axis in ((model.place, 0), (drawings, 1))
+        )
+        logits = eqx.tree_at(lambda m: m.place, model, place)(rows)
+        ink = luck[pixel] < jax.nn.sigmoid(logits[:, i - top, j])
         return drawings.at[:, i, j, 0].set(ink.astype(drawings.dtype))
 
     return jax.lax.fori_loop(0, height * width, draw, jnp.zeros((count, height, width, 1), model.head.dtype))
