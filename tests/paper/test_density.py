@@ -134,6 +134,7 @@ def test_joint_training_sees_as_many_drawings_as_reptile():
         (dict(algorithm="maml"), "algorithm"),
         (dict(outer_iterations=0), "outer_iterations"),
         (dict(eval_learning_rates=((1e-3,),)), "eval_learning_rates"),
+        (dict(eval_steps=(1, 17)), "eval_steps"),
         (dict(held_out="training"), "held_out"),
     ],
 )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...runs.records import Record
 from ..plots import COLOURS, STYLES
 from ..statistics import finished
-from .density import TUNED, mean_and_interval_over_seeds, unpacked
+from .density import mean_and_interval_over_seeds, unpacked
 
 _MARKS = {"Random initialisation": "x", "Joint training": "s", "Reptile": "o"}
 
@@ -34,7 +34,7 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
             steps, look = np.arange(len(mean)), dict[str, Any](color=COLOURS[method], linestyle=STYLES[method])
             axes.plot(steps, mean, marker=_MARKS[method], markersize=3, label=method, **look)
             axes.fill_between(steps, mean - interval, mean + interval, color=COLOURS[method], alpha=0.2, linewidth=0)
-            at = min(TUNED[of[0].config["algorithm"]].eval_steps[place], len(mean) - 1)
+            at = of[0].config["eval_steps"][place]
             axes.plot(at, mean[at], _MARKS[method], color=COLOURS[method], markersize=9, zorder=5)
             if of[0].config["outer_iterations"]:
                 trained += [mean.min(), mean.max()]
