@@ -332,10 +332,14 @@ def claims(records: Mapping[str, Sequence[Record]]) -> Claims:
     def before(of):
         return bits(of, 5, adapted=False)
 
+    def gain(of):
+        return {seed: after - before(of)[seed] for seed, after in bits(of, 5).items()}
+
     expected = {
         "before adaptation joint training's bits per pixel are below Reptile's": (before(joint), before(meta)),
         "adaptation to five drawings lowers Reptile's bits per pixel": (bits(meta, 5), before(meta)),
         "adaptation to five drawings lowers joint training's": (bits(joint, 5), before(joint)),
+        "adaptation to five drawings takes more off Reptile's than off joint training's": (gain(meta), gain(joint)),
         "after adaptation to five drawings Reptile's are below joint training's": (bits(meta, 5), bits(joint, 5)),
         "after adaptation to one drawing Reptile's are below joint training's": (bits(meta, 1), bits(joint, 1)),
         "adapted to five drawings, a random initialisation's stay above both": (
