@@ -72,7 +72,7 @@ def samples(records: Mapping[str, Record], note: str = "") -> Figure:
     lines = ["before", *(f"character {i + 1}" for i in range(len(support)))]
     row[0][0].set_yticks(len(blank) * (np.arange(len(lines)) + 0.5), lines, fontsize=8)
     row[0][0].tick_params(length=0)
-    title = "Five drawings of each of some unseen characters, and drawings that models make up before and after"
+    title = "Drawings of unseen characters, and what models make up before and after adaptation to them"
     figure.suptitle(f"{title}\n({note})" if note else title, fontsize=10)
     return figure
 
