@@ -39,6 +39,7 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
             axes.fill_between(steps, mean - interval, mean + interval, color=colour, alpha=0.2, linewidth=0)
             axes.plot(at, mean[at], mark, color=colour, markersize=9, zorder=5)
         axes.set(title=f"{shots} drawing{'s' if shots > 1 else ''}", xlabel="gradient steps on them")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
     row[0][0].set_ylabel("bits per pixel above joint training's\nbefore adaptation")
     labels = row[0][0].get_legend_handles_labels()
