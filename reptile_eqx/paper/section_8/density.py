@@ -318,7 +318,7 @@ def difference(some: Mapping[int, float], others: Mapping[int, float]) -> tuple[
     return mean_and_interval_over_seeds([some[seed] - others[seed] for seed in some.keys() & others.keys()])
 
 
-def mean_and_interval_over_seeds(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_interval_over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """A mean, and half its 95 % interval (Student's t), NaN for a single seed."""
     mean, spread = mean_and_spread(values)
     return mean, float(stdtrit(max(1, len(values) - 1), 0.975) * spread / np.sqrt(len(values)))
