@@ -21,10 +21,29 @@ def mean_and_spread(values: Sequence[float] | np.ndarray) -> tuple[float, float]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean over seeds, and half its 95 % interval (Student's t), NaN for a single seed."""
     mean, spread = mean_and_spread(values)
     return mean, float(stdtrit(max(1, len(values) - 1), 0.975) * spread / np.sqrt(len(values)))
+
+
+BySeed = Mapping[int, float]
+"""A number for each training seed."""
+
+
+def in_pairs(some: BySeed, others: BySeed) -> tuple[float, float]:
+    """By how much numbers exceed others of the same seeds, and half the 95 % interval of that (Student's t).
+
+    Both are NaN where no seed is in common.
+    """
+    pairs = [some[seed] - others[seed] for seed in some if seed in others]
+    return over_seeds(pairs) if pairs else (float("nan"), float("nan"))
+
+
+def larger_in_pairs(some: BySeed, others: BySeed) -> bool | None:
+    """Whether numbers exceed others of the same seeds; `None` where their difference is 0 within its interval."""
+    points, interval = in_pairs(some, others)
+    return bool(points > 0) if abs(points) > interval else None
 
 
 def finished(records: Sequence[Record]) -> list[Record]:

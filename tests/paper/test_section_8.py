@@ -12,9 +12,11 @@ from jax.flatten_util import ravel_pytree
 import reptile_eqx as rx
 from reptile_eqx.losses import mean_cross_entropy
 from reptile_eqx.nn import OmniglotNetwork
+from reptile_eqx.paper import statistics
 from reptile_eqx.paper.catalogue import Scale
 from reptile_eqx.paper.experiments import FewShotClassification
 from reptile_eqx.paper.section_8 import answers, figures, questions
+from reptile_eqx.paper.section_8.entries import entries as of_section_8
 from reptile_eqx.paper.section_8.fine_tuning import FineTunedReptile, JointTraining
 from reptile_eqx.paper.section_8.supervised import Characters, Supervised, agreement, one_step
 from reptile_eqx.paper.section_8.variants import DeepNetwork, Variant
@@ -202,11 +204,12 @@ def record(seed, **results):
 def test_a_verdict_is_one_of_pairs_of_a_seed():
     """A difference that all seeds share is told, however much seeds differ; one within its interval is not."""
     some, others = {0: 10.0, 1: 50.0, 2: 90.0}, {0: 9.0, 1: 48.9, 2: 89.1}
-    assert answers.above(some, others) is True
-    assert answers.above(others, some) is False
-    assert answers.above(some, others, by=1.0) is None
-    assert answers.above({0: 10.0}, {0: 9.0}) is None
-    assert answers.above(some, {0: 9.0, 1: 60.0, 2: 89.0}) is None
+    assert statistics.larger_in_pairs(some, others) is True
+    assert statistics.larger_in_pairs(others, some) is False
+    assert statistics.larger_in_pairs(some, {seed: number + 1 for seed, number in others.items()}) is None
+    assert statistics.larger_in_pairs({0: 10.0}, {0: 9.0}) is None
+    assert statistics.larger_in_pairs(some, {0: 9.0, 1: 60.0, 2: 89.0}) is None
+    assert statistics.larger_in_pairs(some, {7: 1.0}) is None
 
 
 def test_fine_tuning_is_chosen_on_other_characters_than_it_is_reported_on():
@@ -230,19 +233,19 @@ def test_learning_rates_are_those_that_the_records_choose():
 
 def test_seeds_that_choose_are_not_reported():
     for profile in ("quick", "paper"):
-        seeds = {config.seed for entry in questions.entries(Scale(profile)).values() for config in entry.configs}
+        seeds = {config.seed for entry in of_section_8(Scale(profile)).values() for config in entry.configs}
         assert questions.CHOOSING_SEED not in seeds
 
 
 def test_quick_shows_records_that_come_with_the_project():
-    for entry in questions.entries(Scale("quick")).values():
+    for entry in of_section_8(Scale("quick")).values():
         missing = [config.name for config in entry.configs if find_record(config) is None]
         assert not missing
 
 
 def test_figures_have_a_place_for_every_run():
     """Each run of the published figures is drawn: records of made-up numbers, found again on the axes."""
-    entries = questions.entries(Scale("quick"))
+    entries = of_section_8(Scale("quick"))
 
     def made_up(config):
         split = {

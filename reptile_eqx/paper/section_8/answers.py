@@ -12,11 +12,9 @@ from ...few_shot import FewShot
 from ...runs.records import Record
 from ..claims import Claims
 from ..pretrained import load_pretrained
-from ..statistics import finished, over_seeds
+from ..statistics import BySeed, finished, larger_in_pairs, over_seeds
 from .fine_tuning import RATES, STEPS
 
-BySeed = dict[int, float]
-"""By training seed, a number: accuracy in percent, or whatever is compared."""
 Means = Mapping[str, Sequence[Record]]
 """The records of each thing that is compared, by its name."""
 
@@ -55,13 +53,6 @@ def _by_seed(records, number: Callable[[Record], float]) -> BySeed:
     return {record.config["seed"]: number(record) for record in finished(records)}
 
 
-def above(some: BySeed, others: BySeed, by: float = 0.0) -> bool | None:
-    """Whether a number is more than `by` above another, in the mean over seeds that both have; `None` where the
-    difference is `by` within its 95 % interval over seeds (Student's t, in pairs)."""
-    mean, interval = over_seeds([some[seed] - others[seed] - by for seed in some.keys() & others.keys()])
-    return None if not abs(mean) > interval else mean > 0
-
-
 def depth(records: Mapping[str, Means]) -> Claims:
     """Whether deeper networks are better than four blocks, after as many iterations and after as many operations."""
     four = accuracy(records["as many iterations"]["4 blocks"])
@@ -69,7 +60,7 @@ def depth(records: Mapping[str, Means]) -> Claims:
     for what, networks in records.items():
         for name, of in networks.items():
             if name != "4 blocks":
-                claims[f"{name}: above 4 blocks after {what}"] = above(accuracy(of), four)
+                claims[f"{name}: above 4 blocks after {what}"] = larger_in_pairs(accuracy(of), four)
     return claims
 
 
@@ -77,13 +68,13 @@ def closes_the_gap(records: Means) -> Claims:
     """Whether there is a gap, and what makes it smaller or raises accuracy on unseen characters."""
     none, claims = records["none"], {}
     zero = dict.fromkeys(gap(none), 0.0)
-    claims["without regularisation accuracy is higher on training characters than on unseen ones"] = above(
+    claims["without regularisation accuracy is higher on training characters than on unseen ones"] = larger_in_pairs(
         gap(none), zero
     )
     for name, of in records.items():
         if name != "none":
-            claims[f"{name}: a smaller gap"] = above(gap(none), gap(of))
-            claims[f"{name}: more accurate on unseen characters"] = above(accuracy(of), accuracy(none))
+            claims[f"{name}: a smaller gap"] = larger_in_pairs(gap(none), gap(of))
+            claims[f"{name}: more accurate on unseen characters"] = larger_in_pairs(accuracy(of), accuracy(none))
     return claims
 
 
@@ -92,13 +83,13 @@ def ordinary(records: Means) -> Claims:
     small, large = records["5 small steps"], records["one large step"]
     claims = {}
     for what in ("test accuracy", "cosine"):
-        claims[f"small steps end with a larger {what} than one large step"] = above(
+        claims[f"small steps end with a larger {what} than one large step"] = larger_in_pairs(
             of_ordinary(small, what), of_ordinary(large, what)
         )
         for name, of in records.items():
             if name not in ("5 small steps", "one large step"):
                 claims[f"{name}: a larger {what} than {'small steps' if 'small' in name else 'one large step'}"] = (
-                    above(of_ordinary(of, what), of_ordinary(small if "small" in name else large, what))
+                    larger_in_pairs(of_ordinary(of, what), of_ordinary(small if "small" in name else large, what))
                 )
     return claims
 
@@ -106,7 +97,7 @@ def ordinary(records: Means) -> Claims:
 def strong_baseline(records: Means) -> Claims:
     """Whether Reptile is above joint training plus fine-tuning, for each number of ways."""
     return {
-        f"{ways}-way: Reptile is above joint training plus fine-tuning": above(
+        f"{ways}-way: Reptile is above joint training plus fine-tuning": larger_in_pairs(
             fine_tuned(records[f"Reptile, {ways}-way"], ways), fine_tuned(records["Joint training"], ways)
         )
         for ways in ways_of(records)

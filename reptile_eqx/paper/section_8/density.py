@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float
-from scipy.special import stdtrit
 
 from ...checks import number, whole
 from ...datasets import ImageClasses
@@ -30,7 +29,7 @@ from ...tasks import Task
 from ...training import Learner
 from ..catalogue import PROFILES, Scale
 from ..claims import Claims
-from ..statistics import finished, mean_and_spread
+from ..statistics import finished, larger_in_pairs, over_seeds
 from .pixelcnn import PixelCNN, bits_per_pixel, sample
 
 METHODS = {"Random initialisation": "random", "Joint training": "joint", "Reptile": "reptile"}
@@ -313,17 +312,6 @@ def bits(records: Sequence[Record], shots: int, *, adapted: bool = True) -> dict
     return found
 
 
-def difference(some: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float]:
-    """Mean over seeds of what some bits per pixel are above others, and half its 95 % interval (Student's t)."""
-    return mean_and_interval_over_seeds([some[seed] - others[seed] for seed in some.keys() & others.keys()])
-
-
-def mean_and_interval_over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """A mean, and half its 95 % interval (Student's t), NaN for a single seed."""
-    mean, spread = mean_and_spread(values)
-    return mean, float(stdtrit(max(1, len(values) - 1), 0.975) * spread / np.sqrt(len(values)))
-
-
 def claims(records: Mapping[str, Sequence[Record]]) -> Claims:
     """What was expected of the trainings of `runs`, by method, and whether it is so: `None` where
     the difference is 0 within its 95 % interval over seeds."""
@@ -347,11 +335,7 @@ def claims(records: Mapping[str, Sequence[Record]]) -> Claims:
             bits(random, 5),
         ),
     }
-    return {claim: _below(*difference(*pair)) for claim, pair in expected.items()}
-
-
-def _below(mean, interval):
-    return None if not abs(mean) > interval else mean < 0
+    return {claim: larger_in_pairs(more, less) for claim, (less, more) in expected.items()}
 
 
 def table(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
@@ -361,7 +345,7 @@ def table(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """
 
     def cell(values):
-        mean, interval = mean_and_interval_over_seeds(list(values.values()))
+        mean, interval = over_seeds(list(values.values()))
         return f"{mean:.4f} ± {interval:.4f}"
 
     return pd.DataFrame(

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from ...runs.records import Record
 from ..plots import COLOURS, STYLES
-from ..statistics import finished
-from .density import bits, mean_and_interval_over_seeds, unpacked
+from ..statistics import finished, over_seeds
+from .density import bits, unpacked
 
 _MARKS = {"Joint training": "s", "Reptile": "o"}
 
@@ -32,7 +32,7 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
                 for record in of
                 if record.config["seed"] in start
             ]
-            mean, interval = np.array([mean_and_interval_over_seeds(column) for column in np.transpose(curves)]).T
+            mean, interval = np.array([over_seeds(column) for column in np.transpose(curves)]).T
             steps, at = np.arange(len(mean)), of[0].config["eval_steps"][place]
             colour, mark = COLOURS[method], _MARKS[method]
             axes.plot(steps, mean, STYLES[method], marker=mark, markersize=3, color=colour, label=method)

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from ...runs.records import Record
 from ..plots import BLUE, GREEN, ORANGE, PURPLE, VERMILION
-from ..statistics import finished, over_seeds
-from .answers import BySeed, Means, accuracy, fine_tuned, ways_of
+from ..statistics import BySeed, finished, over_seeds
+from .answers import Means, accuracy, fine_tuned, ways_of
 
 _LOOKS: tuple[Any, ...] = (
     dict(color=BLUE, linestyle="-", marker="o"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...runs.records import Record
-from ..catalogue import Entry, Scale, overridden
+from ..catalogue import Scale
 from ..statistics import finished
 from .fine_tuning import FineTunedReptile, JointTraining
 from .supervised import Supervised
@@ -91,20 +91,6 @@ CHOSEN: dict[str, dict[str, float]] = {
     "fine-tuning": dict.fromkeys(SIDES, 3e-3),
 }
 """The learning rates that `chosen` finds in the records of `choosing_runs`, by question and name."""
-
-
-NOTEBOOK = "7_open_questions"
-
-
-def entries(scale: Scale) -> dict[str, Entry]:
-    """What the notebook of Section 8 trains on images, by question."""
-    runs = {
-        "depth": depth_runs(scale),
-        "regularisers": regulariser_runs(scale),
-        "ordinary": ordinary_runs(scale),
-        "fine-tuning": fine_tuning_runs(scale),
-    }
-    return overridden([Entry(NOTEBOOK, name, some, 0) for name, some in runs.items()], scale.override)
 
 
 def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
