@@ -1,0 +1,1 @@
+"""Section 8's open questions, a module each."""
