@@ -142,9 +142,7 @@ def test_the_best_point_of_a_grid_is_the_best_mean_over_seeds_that_all_ended():
         return record([9.0] * 5 + [after], inner_step_size=step, outer_step_size=1.0, **more)
 
     lost = at(3.0, 0.0, status="diverged")
-    points = tuning(
-        [at(1.0, 0.1), at(1.0, 0.5), at(2.0, 0.2), at(2.0, 0.2), at(3.0, 0.9), at(3.0, 0.0, status="diverged")]
-    )
+    points = tuning([at(1.0, 0.1), at(1.0, 0.5), at(2.0, 0.2), at(2.0, 0.2), at(3.0, 0.9), lost])
     assert list(points) == [(1, 1.0), (2, 1.0)]
     assert points[1, 1.0] == pytest.approx(0.3)
 

@@ -15,16 +15,28 @@ _SMOKE = dict(outer_iterations=2, curve_points=1, curve_tasks=2, eval_tasks=2, e
 _SCALE: dict[str, dict[str, Any]] = {"smoke": _SMOKE, "quick": {}, "paper": {}}
 # Ten arms, and in five steps 25 pulls: few, so that an initialisation may matter.
 _ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "bandit": dict(outer_iterations=2000, inner_batch_size=5, eval_batch_size=5, curve_tasks=100, eval_tasks=1000),
-    "navigation": dict(outer_iterations=1000, inner_batch_size=20, eval_batch_size=20),
+    "bandit": dict(outer_iterations=1000, inner_batch_size=5, eval_batch_size=5, curve_tasks=100, eval_tasks=1000),
+    "navigation": dict(outer_iterations=500, inner_batch_size=20, curve_points=5, eval_tasks=200),
 }
 
-INNER_STEP_SIZES = {"bandit": (0.03, 0.1, 0.3, 1.0, 3.0), "navigation": (0.001, 0.003, 0.01, 0.03, 0.1)}
-OUTER_STEP_SIZES = (3e-4, 1e-3, 3e-3)
+INNER_STEP_SIZES = {"bandit": (0.03, 0.1, 0.3, 1.0, 3.0), "navigation": (0.003, 0.01, 0.03, 0.1, 0.3)}
+OUTER_STEP_SIZES = {"bandit": (3e-4, 1e-3, 3e-3), "navigation": (3e-3, 1e-2, 3e-2)}
 """The grid that each method's step sizes were chosen from, by environment."""
 
-TUNED: dict[str, dict[str, tuple[float, float]]] = {}
+TUNED: dict[str, dict[str, tuple[float, float]]] = {
+    "navigation": {
+        "Random initialisation": (0.003, 0.0),
+        "Joint training": (0.1, 0.03),
+        "FOMAML": (0.1, 0.03),
+        "MAML": (0.003, 0.03),
+        "Reptile": (0.1, 0.03),
+    }
+}
 """The best point of each method's grid, (inner, outer), by environment: what `tuning` has first for `tuning_runs`."""
+_TUNING: dict[str, dict[str, Any]] = {
+    "bandit": dict(outer_iterations=300, curve_points=0, eval_tasks=300, eval_inner_iterations=JUDGED),
+    "navigation": dict(outer_iterations=200, curve_points=0, eval_tasks=100, eval_inner_iterations=JUDGED),
+}
 
 
 def runs(scale: Scale, environment: str) -> dict[str, list[ReinforcementLearning]]:
@@ -39,26 +51,18 @@ def runs(scale: Scale, environment: str) -> dict[str, list[ReinforcementLearning
 
 
 def tuning_runs(environment: str) -> dict[str, list[ReinforcementLearning]]:
-    """The short trainings that `TUNED` was chosen by, by method: fifteen points each, two seeds each.
+    """The short trainings that `TUNED` was chosen by, by method: fifteen points each.
 
-    The seeds, and so the tasks, are others than those of `runs`. An untrained initialisation has no outer step size;
+    Their seed, and so the tasks, is another than those of `runs`. An untrained initialisation has no outer step size;
     its points are fifteen inner step sizes in the same range.
     """
     inner = INNER_STEP_SIZES[environment]
-    points = [(a, e) for a in inner for e in OUTER_STEP_SIZES]
+    points = [(a, e) for a in inner for e in OUTER_STEP_SIZES[environment]]
     untrained = [(float(a), 0.0) for a in np.geomspace(inner[0], inner[-1], len(points)).round(5)]
-    short = (
-        dict(curve_points=0, eval_inner_iterations=JUDGED)
-        | {
-            "bandit": dict(outer_iterations=500, eval_tasks=500),
-            "navigation": dict(outer_iterations=200, eval_tasks=100),
-        }[environment]
-    )
     return {
         method: [
-            _configuration(environment, algorithm, point, seed, **short)
+            _configuration(environment, algorithm, point, 100, **_TUNING[environment])
             for point in (untrained if algorithm == "random" else points)
-            for seed in (100, 101)
         ]
         for method, algorithm in METHODS.items()
     }
