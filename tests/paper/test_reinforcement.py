@@ -128,7 +128,7 @@ def test_every_method_is_tuned_on_as_many_points_and_has_one_of_them(environment
     for method, configs in tuning_runs(environment).items():
         points = {(config.inner_step_size, config.outer_step_size) for config in configs}
         assert len(points) == 15 and TUNED[environment][method] in points
-        assert len(configs) == 30 and not {c.seed for c in configs} & {c.seed for c in final[method]}
+        assert not {c.seed for c in configs} & {c.seed for c in final[method]}
 
 
 def record(returns, seed=0, status="finished", **config):
