@@ -17,7 +17,7 @@ from .reinforcement import JUDGED, SHOWN_GOALS
 
 MARKS = {"Random initialisation": "x", "Joint training": "s", "FOMAML": "D", "MAML": "^", "Reptile": "o"}
 _TITLES = {
-    "bandit": "Bandits: the reward of one pull",
+    "bandit": "Bandits: the reward of a pull, five pulls a step",
     "navigation": "Navigation: a point seeks a goal it does not see",
 }
 
@@ -40,27 +40,33 @@ def _interval(values):
 def by_steps(methods: Methods) -> Figure:
     """The return on unseen tasks against gradient steps, and along training after `JUDGED` of them.
 
-    Mean over seeds, with Student's 95 % interval over them.
+    Mean over seeds, with Student's 95 % interval over them. Navigation's, which spans decades, is shown as a cost.
     """
+    some = finished(methods["Reptile"])
+    environment = some[0].config["environment"]
+    sign, what = (-1, "cost (negative return)") if environment == "navigation" else (1, "return")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.9), layout="constrained")
     for method, records in methods.items():
-        look: dict[str, Any] = dict(color=COLOURS[method], linestyle=STYLES[method], marker=MARKS[method])
-        returns = np.array(list(_returns(finished(records)).values()))
+        look: dict[str, Any] = dict(color=COLOURS[method], linestyle=STYLES[method], marker=MARKS[method], markersize=4)
+        returns = sign * np.array(list(_returns(finished(records)).values()))
         steps = range(returns.shape[1])
-        left.errorbar(steps, returns.mean(0), _interval(returns), capsize=2, markersize=4, label=method, **look)
+        left.errorbar(steps, returns.mean(0), _interval(returns), capsize=2, label=method, **look)
         if records[0].curve:
             iterations = [point["iteration"] for point in records[0].curve]
-            curves = np.array([[p["return"]["mean"][JUDGED] for p in record.curve] for record in finished(records)])
-            right.errorbar(iterations, curves.mean(0), _interval(curves), capsize=2, markersize=4, **look)
-    some = finished(methods["Reptile"])
+            curves = [[p["return"]["mean"][JUDGED] for p in record.curve] for record in finished(records)]
+            values = sign * np.array(curves)
+            right.errorbar(iterations, values.mean(0), _interval(values), capsize=2, **look)
     left.axvline(JUDGED, color=GREY, linewidth=0.8, linestyle=":")
-    left.set(xlabel="gradient steps on the unseen task", ylabel="return")
-    right.set(xlabel="outer iterations", ylabel=f"return after {JUDGED} gradient steps")
+    left.set(xlabel="gradient steps on the unseen task", ylabel=f"{what} on unseen tasks")
+    right.set(xlabel="outer iterations", ylabel=f"{what} after {JUDGED} gradient steps")
     for axes in (left, right):
+        if sign < 0:
+            axes.set_yscale("log", nonpositive="clip")
         axes.grid(alpha=0.25)
-    figure.legend(frameon=False, loc="outside lower center", ncols=5, fontsize=8, handlelength=3.5)
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5, fontsize=8,
+                  handlelength=3.5)  # fmt: skip
     note = f"{some[0].results['return']['tasks']:,} unseen tasks; mean of {len(some)} seeds, bars: 95 % over seeds"
-    figure.suptitle(f"{_TITLES[some[0].config['environment']]}\n({note})", fontsize=10)
+    figure.suptitle(f"{_TITLES[environment]}\n({note})", fontsize=10)
     return figure
 
 
