@@ -111,13 +111,14 @@ def test_what_makes_no_training_is_refused(wrong, said):
 
 def test_a_smoke_run_is_finite_and_its_figures_are_drawn():
     matplotlib.use("Agg")
-    methods = {name: rx.run(configs) for name, configs in runs(Scale("smoke"), "navigation").items()}
+    every = runs(Scale("smoke"), "navigation")
+    methods = {name: rx.run(every[name]) for name in ("Random initialisation", "MAML", "Reptile")}
     assert {record.status for records in methods.values() for record in records} == {"finished"}
     assert all(len(records) == 2 for records in methods.values())
     for record in itertools.chain(*methods.values()):
         assert np.shape(record.results["return"]["mean"]) == (6,)
         assert np.shape(record.results["paths"]) == (3, 2, 2, 20, 2)
-    assert len(shown.by_steps(methods).axes) == 2 and len(shown.paths(methods).axes) == 15
+    assert len(shown.by_steps(methods).axes) == 2 and len(shown.paths(methods).axes) == 9
     assert list(shown.table(methods)["Method"]) == list(methods)
     plt.close("all")
 

@@ -26,7 +26,7 @@ Methods = Mapping[str, Sequence[Record]]
 
 
 def _returns(records):
-    """Mean return over unseen tasks, by seed a row: before adaptation and after each gradient step."""
+    """By seed, the mean return over unseen tasks before adaptation and after each gradient step."""
     return {r.config["seed"]: np.array(r.results["return"]["mean"]) for r in records if r.status == "finished"}
 
 
@@ -40,11 +40,11 @@ def _interval(values):
 def by_steps(methods: Methods) -> Figure:
     """The return on unseen tasks against gradient steps, and along training after `JUDGED` of them.
 
-    Mean over seeds, with Student's 95 % interval over them. Navigation's, which spans decades, is shown as a cost.
+    Mean over seeds, with Student's 95 % interval over them. Navigation's spans decades: its negative is shown.
     """
     some = finished(methods["Reptile"])
     environment = some[0].config["environment"]
-    sign, what = (-1, "cost (negative return)") if environment == "navigation" else (1, "return")
+    sign, what = (-1, "negative return") if environment == "navigation" else (1, "return")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.9), layout="constrained")
     for method, records in methods.items():
         look: dict[str, Any] = dict(color=COLOURS[method], linestyle=STYLES[method], marker=MARKS[method], markersize=4)
@@ -57,11 +57,11 @@ def by_steps(methods: Methods) -> Figure:
             values = sign * np.array(curves)
             right.errorbar(iterations, values.mean(0), _interval(values), capsize=2, **look)
     left.axvline(JUDGED, color=GREY, linewidth=0.8, linestyle=":")
-    left.set(xlabel="gradient steps on the unseen task", ylabel=f"{what} on unseen tasks")
-    right.set(xlabel="outer iterations", ylabel=f"{what} after {JUDGED} gradient steps")
+    left.set(xlabel="gradient steps on the unseen task", ylabel=what)
+    right.set(xlabel="outer iterations", ylabel=f"{what} after {JUDGED} steps")
+    if sign < 0:
+        left.set_yscale("log", nonpositive="clip")
     for axes in (left, right):
-        if sign < 0:
-            axes.set_yscale("log", nonpositive="clip")
         axes.grid(alpha=0.25)
     figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5, fontsize=8,
                   handlelength=3.5)  # fmt: skip
@@ -109,7 +109,7 @@ def table(methods: Methods) -> pd.DataFrame:
         row = {"Method": method, "Inner step size": f"{config['inner_step_size']:g}"}
         for steps in (0, 1, JUDGED, returns.shape[1] - 1):
             mean, spread = mean_and_spread(returns[:, steps])
-            row[f"after {steps} steps" if steps else "before"] = f"{mean:.3f} ± {spread:.3f}"
+            row[f"after {steps} step{'s' * (steps > 1)}" if steps else "before"] = f"{mean:.3f} ± {spread:.3f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
