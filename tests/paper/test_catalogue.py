@@ -21,6 +21,9 @@ from reptile_eqx.paper.catalogue import (
     trainings_of,
 )
 from reptile_eqx.paper.experiments import FewShotClassification
+from reptile_eqx.paper.section_8 import density, questions, reinforcement_runs
+from reptile_eqx.paper.section_8.entries import entries as section_8_entries
+from reptile_eqx.paper.section_8.reinforcement import ENVIRONMENTS
 from reptile_eqx.paper.settings import ABLATIONS, FASTER, SWEEPS, TABLE_3
 from reptile_eqx.paper.statistics import SCALE
 from reptile_eqx.runs.configuration import run_name, same_program
@@ -205,6 +208,16 @@ def test_lists_mean_the_same_as_the_texts_that_papermill_makes_of_them():
     )
 
 
+def section_8():
+    """What is trained for Section 8, and what its settings were chosen by."""
+    yield from (entry.runs for entry in section_8_entries(Scale("paper")).values())
+    yield from (questions.choosing_runs(), density.tuning_runs())
+    for environment in ENVIRONMENTS:
+        yield reinforcement_runs.tuning_runs(environment)
+        if environment in reinforcement_runs.FIRST_TUNED:
+            yield reinforcement_runs.runs(Scale("paper"), environment, reinforcement_runs.FIRST_TUNED)
+
+
 @in_a_checkout
 def test_every_record_is_the_catalogues_or_an_extra_of_one_of_its_trainings():
     known = {
@@ -212,7 +225,7 @@ def test_every_record_is_the_catalogues_or_an_extra_of_one_of_its_trainings():
         for scale in (Scale("quick"), Scale("paper"), Scale("quick", override={"optimiser": "adam"}))
         for entry in entries(scale, list(TRAININGS)).values()
         for config in entry.configs
-    } | {run_name(config) for config in flat(spread_runs())}
+    } | {run_name(config) for runs in (spread_runs(), *section_8()) for config in flat(runs)}
     published = {path.stem: read_record(path) for path in (FIGURES / "runs").glob("*.json")}
     assert published.keys() - known == EXTRAS.keys()
     tables = [plain(config) for name in TRAININGS for config in classification_runs(PAPER, name)]

@@ -7,12 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
 from ...runs.records import Record
 from ..claims import Claims
 from ..plots import BLUE, COLOURS, GREY, STYLES, VERMILION
-from ..statistics import finished, mean_and_spread
+from ..statistics import finished, larger_in_pairs, mean_and_spread, over_seeds
 from .reinforcement import JUDGED, SHOWN_GOALS
 
 MARKS = {"Random initialisation": "x", "Joint training": "s", "FOMAML": "D", "MAML": "^", "Reptile": "o"}
@@ -30,11 +29,9 @@ def _returns(records):
     return {r.config["seed"]: np.array(r.results["return"]["mean"]) for r in records if r.status == "finished"}
 
 
-def _interval(values):
-    """Half the 95 % interval of a mean over the first axis, of seeds (Student's t); NaN of one seed."""
-    count = len(values)
-    spread = np.std(values, axis=0, ddof=1) if count > 1 else np.full(np.shape(values)[1:], np.nan)
-    return stdtrit(count - 1, 0.975) * spread / np.sqrt(count)
+def _intervals(values):
+    """Half the 95 % interval over seeds of each column's mean."""
+    return [over_seeds(column)[1] for column in np.transpose(values)]
 
 
 def by_steps(methods: Methods) -> Figure:
@@ -50,12 +47,12 @@ def by_steps(methods: Methods) -> Figure:
         look: dict[str, Any] = dict(color=COLOURS[method], linestyle=STYLES[method], marker=MARKS[method], markersize=4)
         returns = sign * np.array(list(_returns(finished(records)).values()))
         steps = range(returns.shape[1])
-        left.errorbar(steps, returns.mean(0), _interval(returns), capsize=2, label=method, **look)
+        left.errorbar(steps, returns.mean(0), _intervals(returns), capsize=2, label=method, **look)
         if records[0].curve:
             iterations = [point["iteration"] for point in records[0].curve]
             curves = [[p["return"]["mean"][JUDGED] for p in record.curve] for record in finished(records)]
             values = sign * np.array(curves)
-            right.errorbar(iterations, values.mean(0), _interval(values), capsize=2, **look)
+            right.errorbar(iterations, values.mean(0), _intervals(values), capsize=2, **look)
     left.axvline(JUDGED, color=GREY, linewidth=0.8, linestyle=":")
     left.set(xlabel="gradient steps on the unseen task", ylabel=what)
     right.set(xlabel="outer iterations", ylabel=f"{what} after {JUDGED} steps")
@@ -114,20 +111,6 @@ def table(methods: Methods) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def difference(better: Mapping[int, Any], worse: Mapping[int, Any]) -> tuple[float, float]:
-    """By how much one thing exceeds another, by seed, and half the 95 % interval of that (Student's t).
-
-    The same seed means the same unseen tasks and the same network to begin with. Both are NaN for no seed in common.
-    """
-    pairs = np.array([better[seed] - worse[seed] for seed in better if seed in worse])
-    return (float(pairs.mean()), float(_interval(pairs))) if len(pairs) else (float("nan"), float("nan"))
-
-
-def _exceeds(better, worse):
-    points, interval = difference(better, worse)
-    return bool(points > 0) if abs(points) > interval else None
-
-
 def claims(methods: Methods) -> Claims:
     """What could be said of one environment's records, and whether they bear it out.
 
@@ -142,7 +125,7 @@ def claims(methods: Methods) -> Claims:
         return {seed: values[steps] - values[0] for seed, values in returns[method].items()}
 
     found: Claims = {
-        f"{method} adapts: its return after {JUDGED} steps is above that before": _exceeds(
+        f"{method} adapts: its return after {JUDGED} steps is above that before": larger_in_pairs(
             at(method, JUDGED), at(method, 0)
         )
         for method in methods
@@ -158,8 +141,8 @@ def claims(methods: Methods) -> Claims:
     for steps in (1, JUDGED):
         for better, worse in pairs:
             claim = f"after {steps} step{'s' * (steps > 1)} {better}'s return is above that of {worse}"
-            found[claim] = _exceeds(at(better, steps), at(worse, steps))
-    found[f"Reptile gains more in {JUDGED} steps than joint training"] = _exceeds(
+            found[claim] = larger_in_pairs(at(better, steps), at(worse, steps))
+    found[f"Reptile gains more in {JUDGED} steps than joint training"] = larger_in_pairs(
         gained("Reptile", JUDGED), gained("Joint training", JUDGED)
     )
     return found
