@@ -87,7 +87,7 @@ SIDES: dict[str, tuple[type, dict[str, Any]]] = {
 
 CHOSEN: dict[str, dict[str, float]] = {
     "depth": dict.fromkeys(DEPTHS, 3e-3) | dict.fromkeys(("8 blocks", "12 blocks", "12 blocks, skips"), 1e-3),
-    "ordinary": dict.fromkeys(ORDINARY, 0.1),
+    "ordinary": dict.fromkeys(ORDINARY, 0.3) | {"5 small steps, half of the way": 1.0},
     "fine-tuning": dict.fromkeys(SIDES, 3e-3),
 }
 """The learning rates that `chosen` finds in the records of `choosing_runs`, by question and name."""
@@ -123,7 +123,7 @@ def regulariser_runs(scale: Scale) -> dict[str, list[Variant]]:
 
 def ordinary_runs(scale: Scale) -> dict[str, list[Supervised]]:
     """Ordinary training on one fixed set of characters, by its way."""
-    settings = dict(outer_iterations=1000) | _scaled(scale)
+    settings = dict(outer_iterations=500) | _scaled(scale)
     return {
         name: [Supervised(**settings | own | _rate("ordinary", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
         for name, own in _named(scale, "ordinary", ORDINARY).items()
@@ -159,7 +159,7 @@ def _rate(question, name):
 
 
 def choosing_runs() -> dict[str, dict[str, list[Any]]]:
-    """The trainings that `CHOSEN` was found by, by question and name: of half the length, one for each rate.
+    """The trainings that `CHOSEN` was found by, by question and name: of 500 iterations, one for each rate.
 
     The term that is added to one large step is not there to be tuned: it has the step's own rate.
     """

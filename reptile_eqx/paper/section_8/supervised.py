@@ -64,7 +64,7 @@ class Supervised:
     The outer step size is annealed to 0 in every case.
     """
 
-    numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "amplified")
+    numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size")
     measured: ClassVar[tuple[str, ...]] = ("eval_tasks",)
     counts: ClassVar[tuple[str, ...]] = ("eval_tasks",)
     precision: ClassVar[str] = "float32"
@@ -124,7 +124,7 @@ class Supervised:
         k, rate = self.inner_iterations, numbers["learning_rate"]
         inner = optax.sgd(rate) if self.optimiser == "sgd" else reference_adam(rate)
         settings: dict[str, Any] = dict(steps=k, batch_size=self.inner_batch_size, schedule=cycle)
-        gradient = one_step(rate, k, numbers["amplified"]) if self.one_step else None
+        gradient = one_step(rate, k, self.amplified) if self.one_step else None
         return Learner(
             lambda key: OmniglotNetwork(self.outputs, key=key),
             self._drawings(data, numbers, k * self.inner_batch_size, first=0, last=15),
@@ -158,7 +158,7 @@ class Supervised:
         return (Measurement("seen", self.eval_tasks if final else self.curve_tasks, measure, summarise),)
 
 
-def one_step(rate: Any, steps: int, amplified: Any) -> MetaGradient:
+def one_step(rate: Any, steps: int, amplified: float) -> MetaGradient:
     """The single step α·k·ḡ on all of a task's examples, and `amplified` times what k steps have beside it.
 
     That is -½k(k-1)α²·AvgGradInner (eq. 41). AvgGradInner = ½·∂⟨g_a, g_b⟩/∂φ (eq. 32), for the two halves a and b of
@@ -178,6 +178,8 @@ def one_step(rate: Any, steps: int, amplified: Any) -> MetaGradient:
                 return jax.grad(lambda q: mean_cross_entropy(eqx.combine(q, rest), examples))(p)
 
             loss = mean_cross_entropy(eqx.combine(p, rest), task.support)
+            if not amplified:
+                return loss, loss
             return loss - amplified * rate * (steps - 1) / 4 * _inner(gradient(first), gradient(second)), loss
 
         direction, loss = jax.grad(objective, has_aux=True)(parameters)
