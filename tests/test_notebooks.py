@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from reptile_eqx.paper.catalogue import Scale, entries
+from reptile_eqx.paper.section_8 import entries as section_8
 from reptile_eqx.runs.configuration import run_name
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,22 @@ MADE = {
         "own-head-alone",
     ],
     "6_playground": [],
+    "7_open_questions": [
+        "open-depth",
+        "open-gap-published",
+        "open-gap",
+        "open-ordinary",
+        "open-fine-tuning",
+        "open-bandit",
+        "open-navigation",
+        "open-navigation-paths",
+        "open-density",
+        "open-density-samples",
+        *(
+            f"claims-7-{name}"
+            for name in ("depth", "gap", "ordinary", "fine-tuning", "bandit", "navigation", "density")
+        ),
+    ],
 }
 
 
@@ -100,7 +117,9 @@ def test_smoke(name, tmp_path, monkeypatch):
         assert how["made"]["versions"]["jax"]
         assert all(run["made"]["versions"]["jax"] for run in how["runs"])
     used = {"2_analysis": ("Figure 1",)}.get(name, ())  # of another notebook's
-    listed = [e for e in entries(Scale("smoke", dataset="glyphs")).values() if e.notebook == name or e.name in used]
+    smoke = Scale("smoke", dataset="glyphs")
+    every = [*entries(smoke).values(), *section_8.entries(smoke).values()]
+    listed = [e for e in every if e.notebook == name or e.name in used]
     made = {path.stem for path in (Path(os.environ["REPTILE_HOME"]) / "data" / "runs").glob("*.json")}
     assert made == {run_name(config) for entry in listed for config in entry.configs}, "what the catalogue lists"
     table = figures / "table-2-omniglot.md"

@@ -1,6 +1,7 @@
 """Section 8's reinforcement learning: policy gradients against exact ones, tasks, and what records say."""
 
 import itertools
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -11,7 +12,6 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from matplotlib import pyplot as plt
 
-import reptile_eqx as rx
 from reptile_eqx.paper.catalogue import Scale
 from reptile_eqx.paper.section_8 import reinforcement_figures as shown
 from reptile_eqx.paper.section_8.reinforcement import (
@@ -25,7 +25,9 @@ from reptile_eqx.paper.section_8.reinforcement import (
     surrogate,
 )
 from reptile_eqx.paper.section_8.reinforcement_runs import TUNED, runs, tuning, tuning_runs
-from reptile_eqx.runs.records import Record
+from reptile_eqx.runs.records import Record, find_record
+
+FIGURES = Path(__file__).parents[2] / "figures"
 
 
 @pytest.mark.parametrize("derivative", ["first", "second"])
@@ -109,16 +111,15 @@ def test_what_makes_no_training_is_refused(wrong, said):
         ReinforcementLearning(**wrong)
 
 
-def test_a_smoke_run_is_finite_and_its_figures_are_drawn():
+def test_figures_and_table_are_drawn_of_the_published_records():
     matplotlib.use("Agg")
-    every = runs(Scale("smoke"), "navigation")
-    methods = {name: rx.run(every[name]) for name in ("Random initialisation", "MAML", "Reptile")}
-    assert {record.status for records in methods.values() for record in records} == {"finished"}
-    assert all(len(records) == 2 for records in methods.values())
+    every = runs(Scale("paper"), "navigation")
+    methods = {name: [find_record(config, FIGURES) for config in every[name]] for name in every}
     for record in itertools.chain(*methods.values()):
-        assert np.shape(record.results["return"]["mean"]) == (6,)
+        assert record.status == "finished"
+        assert np.shape(record.results["return"]["mean"]) == (11,)
         assert np.shape(record.results["paths"]) == (3, 2, 2, 20, 2)
-    assert len(shown.by_steps(methods).axes) == 2 and len(shown.paths(methods).axes) == 9
+    assert len(shown.by_steps(methods).axes) == 2 and len(shown.paths(methods).axes) == 15
     assert list(shown.table(methods)["Method"]) == list(methods)
     plt.close("all")
 

@@ -1,6 +1,7 @@
 """Section 8's questions on images: what each setting does, and how its records are read."""
 
 import dataclasses
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -22,6 +23,8 @@ from reptile_eqx.paper.section_8.supervised import Characters, Supervised, agree
 from reptile_eqx.paper.section_8.variants import DeepNetwork, Variant
 from reptile_eqx.runs.configuration import numbers_of
 from reptile_eqx.runs.records import find_record
+
+FIGURES = Path(__file__).parents[2] / "figures"
 
 KEY = jax.random.key(0)
 SMALL = dict(dataset="glyphs", train_classes=300, validation_classes=100, training_shots=5, inner_batch_size=5,
@@ -226,7 +229,7 @@ def test_fine_tuning_is_chosen_on_other_characters_than_it_is_reported_on():
 def test_learning_rates_are_those_that_the_records_choose():
     for question, runs in questions.choosing_runs().items():
         for name, configs in runs.items():
-            records = [find_record(config) for config in configs]
+            records = [find_record(config, FIGURES) for config in configs]
             assert None not in records, name
             assert questions.CHOSEN[question][name] == questions.chosen(question, records), name
 
@@ -239,7 +242,7 @@ def test_seeds_that_choose_are_not_reported():
 
 def test_quick_shows_records_that_come_with_the_project():
     for entry in of_section_8(Scale("quick")).values():
-        missing = [config.name for config in entry.configs if find_record(config) is None]
+        missing = [config.name for config in entry.configs if find_record(config, FIGURES) is None]
         assert not missing
 
 

@@ -60,7 +60,7 @@ def ordinary(records: Means, note: str = "") -> Figure:
         (row[0], "test accuracy", "accuracy on other drawings (%)", 100),
         (row[1], "cosine", "cosine of two mini-batches' gradients", 1),
     ):
-        for (name, of), look in zip(records.items(), _LOOKS, strict=True):
+        for (name, of), look in zip(records.items(), _LOOKS, strict=False):
             curves = np.array([[p["seen"][what]["mean"] for p in record.curve] for record in finished(of)]) * scale
             mean, interval = np.array([over_seeds(list(column)) for column in curves.T]).T
             x = [point["iteration"] for point in of[0].curve]
