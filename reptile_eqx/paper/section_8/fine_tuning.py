@@ -25,9 +25,9 @@ from ...tasks import cycle, minibatches
 from .supervised import Supervised
 from .variants import QUERIES, Variant
 
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-3, 3e-3)
 """Adam's learning rates that fine-tuning is tried with."""
-STEPS = (5, 15, 30)
+STEPS = (5, 15)
 """After how many full-batch steps of fine-tuning it is judged."""
 SHOTS = 1
 WAYS = (5, 20)

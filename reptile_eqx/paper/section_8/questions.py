@@ -33,7 +33,7 @@ _REPTILE: dict[str, Any] = dict(
 # `smoke` has room for few programs, and takes any dataset of 600 classes.
 _SMOKE: dict[str, Any] = dict(outer_iterations=2, train_classes=300, curve_tasks=2, eval_tasks=2)
 _SMALLEST = {
-    "depth": ("4 blocks", "6 blocks, skips"),
+    "depth": ("4 blocks", "8 blocks, skips"),
     "regularisers": ("none", "weight decay 0.1"),
     "ordinary": ("5 small steps", "one large step", "one large step + the term"),
     "fine-tuning": ("Joint training", "Reptile, 5-way"),
@@ -101,7 +101,7 @@ def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
     fewer = {
         name: _reptile(scale, unseen | own | _rate("depth", name), 1 / operations(own["blocks"]))
         for name, own in named.items()
-        if own.get("residual")
+        if own.get("residual") and own["blocks"] > 6
     }
     return {"as many iterations": equal, "as many operations": fewer}
 
@@ -179,7 +179,7 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     }
 
 
-_JUDGED_ON: dict[str, dict[str, Any]] = {"depth": dict(eval_splits=("validation",))}
+_JUDGED_ON: dict[str, dict[str, Any]] = {"depth": dict(eval_splits=("validation",)), "fine-tuning": dict(eval_tasks=20)}
 _RATES = {"depth": RATES, "ordinary": SGD_RATES, "fine-tuning": RATES}
 
 
