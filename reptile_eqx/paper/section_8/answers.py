@@ -78,20 +78,28 @@ def closes_the_gap(records: Means) -> Claims:
     return claims
 
 
-def ordinary(records: Means) -> Claims:
+def ordinary(records: Mapping[str, Means]) -> Claims:
     """Whether small steps generalise better than one large step, agree more, and what the added term does."""
-    small, large = records["5 small steps"], records["one large step"]
+    pairs = (
+        ("5 small steps", "one large step"),
+        ("one large step + the term", "one large step"),
+        ("one large step + 5 × the term", "one large step"),
+        ("5 small steps, half of the way", "5 small steps"),
+    )
     claims = {}
-    for what in ("test accuracy", "cosine"):
-        claims[f"small steps end with a larger {what} than one large step"] = larger_in_pairs(
-            of_ordinary(small, what), of_ordinary(large, what)
-        )
-        for name, of in records.items():
-            if name not in ("5 small steps", "one large step"):
-                claims[f"{name}: a larger {what} than {'small steps' if 'small' in name else 'one large step'}"] = (
-                    larger_in_pairs(of_ordinary(of, what), of_ordinary(small if "small" in name else large, what))
-                )
+    for which, ways in records.items():
+        for some, other in pairs:
+            if ended(ways.get(some, ())) and ended(ways.get(other, ())):
+                for what in ("test accuracy", "cosine"):
+                    claims[
+                        f"{which}: {some} end with a larger {what} than {other}".replace("step end", "step ends")
+                    ] = larger_in_pairs(of_ordinary(ways[some], what), of_ordinary(ways[other], what))
     return claims
+
+
+def ended(records: Sequence[Record]) -> bool:
+    """Whether any of several trainings did not diverge."""
+    return any(record.status == "finished" for record in records)
 
 
 def strong_baseline(records: Means) -> Claims:
@@ -109,16 +117,22 @@ def ways_of(records: Means) -> list[int]:
     return [of[0].config["ways"] for name, of in records.items() if name != "Joint training"]
 
 
-def table(numbers: Mapping[str, Mapping[str, BySeed]], what: str, digits: int = 1) -> pd.DataFrame:
-    """Numbers as mean ± half the 95 % interval over seeds: a row for each name, whose cells have a name as well."""
+def ordinary_table(records: Mapping[str, Means]) -> pd.DataFrame:
+    """Accuracy on drawings not trained on and the cosine of two mini-batches' gradients, by way of training."""
+    rows = []
+    for ways in records.values():
+        for name, of in ways.items():
+            row = {"An iteration takes": name, "Step size": f"{of[0].config['learning_rate']:g}"}
+            for what in ("test accuracy", "cosine"):
+                values = [100 * x for x in of_ordinary(of, what).values()] if ended(of) else []
+                row[what.capitalize()] = _mean(values) if values else "diverged"
+            rows.append(row)
+    return pd.DataFrame(rows)
 
-    def cell(by_seed):
-        mean, interval = over_seeds(list(by_seed.values()))
-        return f"{mean:.{digits}f}" + ("" if np.isnan(interval) else f" ± {interval:.{digits}f}")
 
-    return pd.DataFrame(
-        [{what: name} | {column: cell(some) for column, some in cells.items()} for name, cells in numbers.items()]
-    )
+def _mean(values):
+    mean, interval = over_seeds(values)
+    return f"{mean:.1f}" + ("" if np.isnan(interval) else f" ± {interval:.1f}")
 
 
 def fine_tuning_table(records: Means) -> pd.DataFrame:
@@ -128,9 +142,8 @@ def fine_tuning_table(records: Means) -> pd.DataFrame:
         for ways in ways_of(records):
             if f"evaluation {ways}-way" in of[0].results:
                 rate, step = best_fine_tuning(of, ways)
-                mean, interval = over_seeds(list(fine_tuned(of, ways).values()))
                 row = {"Initialisation": name.split(",")[0], "Tasks": f"{ways}-way 1-shot"}
-                row["Accuracy"] = f"{mean:.1f} %" if np.isnan(interval) else f"{mean:.1f} ± {interval:.1f} %"
+                row["Accuracy (%)"] = _mean(list(fine_tuned(of, ways).values()))
                 rows.append(row | {"Fine-tuned by": f"{STEPS[step]} steps of {RATES[rate]:g}"})
     return pd.DataFrame(sorted(rows, key=lambda row: (len(row["Tasks"]), row["Initialisation"])))
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...runs.records import Record
 from ..plots import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from ..statistics import BySeed, finished, over_seeds
-from .answers import Means, accuracy, fine_tuned, ways_of
+from .answers import Means, accuracy, ended, fine_tuned, ways_of
 
 _LOOKS: tuple[Any, ...] = (
     dict(color=BLUE, linestyle="-", marker="o"),
@@ -54,13 +54,18 @@ def gaps(records: Means, note: str = "") -> Figure:
 
 
 def ordinary(records: Means, note: str = "") -> Figure:
-    """Along ordinary training: accuracy on drawings not trained on, and how far gradients of mini-batches agree."""
+    """Along ordinary training: accuracy on drawings not trained on, and how far gradients of mini-batches agree.
+
+    A way of which every training diverged is left out.
+    """
     figure, row = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axes, what, label, scale in (
         (row[0], "test accuracy", "accuracy on other drawings (%)", 100),
         (row[1], "cosine", "cosine of two mini-batches' gradients", 1),
     ):
         for (name, of), look in zip(records.items(), _LOOKS, strict=False):
+            if not ended(of):
+                continue
             curves = np.array([[p["seen"][what]["mean"] for p in record.curve] for record in finished(of)]) * scale
             mean, interval = np.array([over_seeds(list(column)) for column in curves.T]).T
             x = [point["iteration"] for point in of[0].curve]
