@@ -83,7 +83,7 @@ def ordinary(records: Mapping[str, Means]) -> Claims:
     pairs = (
         ("5 small steps", "one large step"),
         ("one large step + the term", "one large step"),
-        ("one large step + 5 × the term", "one large step"),
+        ("one large step + a tenth of the term", "one large step"),
         ("5 small steps, half of the way", "5 small steps"),
     )
     claims = {}
