@@ -51,6 +51,8 @@ DEPTHS: dict[str, dict[str, Any]] = {
     "12 blocks, skips": dict(blocks=12, residual=True),
 }
 """Networks, by name."""
+SHORTER = ("8 blocks, skips",)
+"""Those that are also trained for as many operations as four blocks."""
 FEW = 20
 """Training characters of the trainings that are to be regularised; with more, trainings this short leave no gap."""
 _FEW: dict[str, Any] = dict(
@@ -96,14 +98,14 @@ CHOSEN: dict[str, dict[str, float]] = {
 
 
 def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
-    """Networks of several depths, by name, trained for as many iterations and, deeper ones, for as many operations."""
+    """Networks of several depths, by name, trained for as many iterations and, `SHORTER`, for as many operations."""
     named = _named(scale, "depth", DEPTHS)
     unseen: dict[str, Any] = dict(eval_splits=("evaluation",))
     equal = {name: _reptile(scale, unseen | own | _rate("depth", name)) for name, own in named.items()}
     fewer = {
         name: _reptile(scale, unseen | own | _rate("depth", name), 1 / operations(own["blocks"]))
         for name, own in named.items()
-        if own.get("residual") and own["blocks"] > 6
+        if name in SHORTER
     }
     return {"as many iterations": equal, "as many operations": fewer}
 
