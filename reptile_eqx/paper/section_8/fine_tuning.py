@@ -52,14 +52,15 @@ def accuracies(
             everything = minibatches(cycle, key, task.support, n * SHOTS, max(STEPS))
 
             def along(rate):
-                model, adam, done = network, inner, 0
+                model, adam, done, found = network, inner, 0, []
                 for steps in STEPS:
                     some = jax.tree.map(lambda leaf, a=done, b=steps: leaf[a:b], everything)
                     model, adam, *_ = adapt(sum_cross_entropy, reference_adam(rate), model, adam, some)
                     done = steps
-                    yield jnp.mean(model(task.query[0]).argmax(1) == task.query[1])
+                    found.append(jnp.mean(model(task.query[0]).argmax(1) == task.query[1]))
+                return jnp.stack(found)
 
-            return jnp.stack([jnp.stack(list(along(rate))) for rate in RATES])
+            return jax.lax.map(along, jnp.array(RATES))
 
         return Measurement(f"{part} {n}-way", tasks, measure, mean_and_interval)
 
