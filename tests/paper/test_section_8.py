@@ -256,7 +256,8 @@ def test_figures_have_a_place_for_every_run():
         split = {
             f"{part} 1-shot": {"mean": 0.1 + 0.1 * config.seed} for part in ("training", "validation", "evaluation")
         }
-        return dataclasses.replace(record(config.seed, **split), config=dataclasses.asdict(config))
+        made = record(config.seed, **split)
+        return dataclasses.replace(made, config=dataclasses.asdict(config), curve=[{"iteration": 1} | split])
 
     drawn = figures.depth(
         {
@@ -269,4 +270,4 @@ def test_figures_have_a_place_for_every_run():
         "plain, as many iterations", "with skips, as many iterations", "with skips, as many operations as 4 blocks",
     ]  # fmt: skip
     rows = figures.gaps({name: list(map(made_up, of)) for name, of in entries["regularisers"].runs.items()})
-    assert [label.get_text() for label in rows.axes[0].get_yticklabels()] == list(questions.REGULARISERS)
+    assert [label.get_text() for label in rows.axes[1].get_yticklabels()] == list(questions.REGULARISERS)

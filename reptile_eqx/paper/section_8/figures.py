@@ -42,15 +42,23 @@ def depth(records: Mapping[str, Means], note: str = "") -> Figure:
 
 
 def gaps(records: Means, note: str = "") -> Figure:
-    """Accuracy on training characters and on unseen ones, a row for each thing that may close the gap."""
-    figure, axes = plt.subplots(figsize=(6.5, 0.34 * len(records) + 1.3), layout="constrained")
+    """Accuracy on training characters and on unseen ones: along training without regularisation, and at the end with
+    each thing that may close the gap."""
+    size = (9, 0.34 * len(records) + 1.6)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(2, 3), layout="constrained")
     rows = np.arange(len(records))[::-1]
     for split, label, look in (("training", "training characters", _LOOKS[1]), ("evaluation", "unseen", _LOOKS[0])):
+        plain = finished(records["none"])
+        curves = 100 * np.array([[p[f"{split} 1-shot"]["mean"] for p in record.curve] for record in plain])
+        mean, interval = np.array([over_seeds(column) for column in curves.T]).T
+        left.errorbar([p["iteration"] for p in plain[0].curve], mean, interval, capsize=2, label=label, **look)
         of = [over_seeds(list(accuracy(some, split).values())) for some in records.values()]
         means, intervals = np.array(of).T
-        axes.errorbar(means, rows, xerr=intervals, capsize=2, label=label, **look | _POINTS)
-    axes.set(yticks=rows, yticklabels=list(records), xlabel="accuracy, 20-way 1-shot (%)")
-    return _finished(figure, "What closes the gap to unseen characters?", note)
+        right.errorbar(means, rows, xerr=intervals, capsize=2, label=label, **look | _POINTS)
+    ways = records["none"][0].config["ways"]
+    left.set(xlabel="outer iterations", ylabel=f"accuracy, {ways}-way 1-shot (%)", title="without regularisation")
+    right.set(yticks=rows, yticklabels=list(records), xlabel=f"accuracy, {ways}-way 1-shot (%)", title="at the end")
+    return _finished(figure, "The gap to unseen characters, and what closes it", note)
 
 
 def ordinary(records: Means, note: str = "") -> Figure:
