@@ -155,9 +155,9 @@ def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
 
 
 def _reptile(scale, own, share=1.0, settings=MappingProxyType({})):
-    settings = _REPTILE | settings | _scaled(scale)
+    settings = _REPTILE | settings | own | _scaled(scale)
     settings["outer_iterations"] = max(1, round(share * settings["outer_iterations"]))
-    return [Variant(**settings | own, seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+    return [Variant(**settings, seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
 
 
 def _scaled(scale):
