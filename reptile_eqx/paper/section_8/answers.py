@@ -30,9 +30,9 @@ def gap(records: Sequence[Record]) -> BySeed:
     return {seed: there[seed] - here[seed] for seed in here}
 
 
-def of_ordinary(records: Sequence[Record], what: str, points: slice = slice(-1, None)) -> BySeed:
-    """What `Supervised` measures, by its name, in the mean over points of the learning curve, the last by default."""
-    return _by_seed(records, lambda r: float(np.mean([p["seen"][what]["mean"] for p in r.curve[points]])))
+def of_ordinary(records: Sequence[Record], what: str) -> BySeed:
+    """What `Supervised` measures at the end, by its name and by seed."""
+    return _by_seed(records, lambda record: record.results["seen"][what]["mean"])
 
 
 def fine_tuned(records: Sequence[Record], ways: int) -> BySeed:
@@ -91,9 +91,9 @@ def ordinary(records: Mapping[str, Means]) -> Claims:
         for some, other in pairs:
             if ended(ways.get(some, ())) and ended(ways.get(other, ())):
                 for what in ("test accuracy", "cosine"):
-                    claims[
-                        f"{which}: {some} end with a larger {what} than {other}".replace("step end", "step ends")
-                    ] = larger_in_pairs(of_ordinary(ways[some], what), of_ordinary(ways[other], what))
+                    claims[f"{which}: {some} against {other}, a larger {what}"] = larger_in_pairs(
+                        of_ordinary(ways[some], what), of_ordinary(ways[other], what)
+                    )
     return claims
 
 
