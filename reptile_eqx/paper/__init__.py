@@ -17,10 +17,10 @@
 """
 
 import importlib
-from pathlib import Path
+import pkgutil
 from types import ModuleType
 
-MODULES = tuple(sorted((*(path.stem for path in Path(__file__).parent.glob("[!_]*.py")), "section_8")))
+MODULES = tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def __getattr__(name: str) -> ModuleType:
