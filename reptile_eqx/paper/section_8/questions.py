@@ -37,7 +37,7 @@ _SMOKE: dict[str, Any] = dict(outer_iterations=2, train_classes=300, curve_tasks
 _SMALLEST = {
     "depth": ("4 blocks", "8 blocks, skips"),
     "regularisers": ("none", "weight decay 0.1"),
-    "ordinary": ("5 small steps", "one large step", "one large step + the term"),
+    "ordinary": ("5 small steps", "one large step + a tenth of the term"),
     "fine-tuning": ("Joint training", "Reptile, 5-way"),
 }
 _SEEDS = {"smoke": 1, "quick": 3, "paper": 3}

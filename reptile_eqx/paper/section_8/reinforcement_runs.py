@@ -64,9 +64,10 @@ def runs(
 ) -> dict[str, list[ReinforcementLearning]]:
     """The trainings on an environment (`ENVIRONMENTS`), by method (`catalogue.METHODS`), one for each seed.
 
-    `tuned` may be `FIRST_TUNED` instead. `smoke` has the first two methods and Reptile.
+    `tuned` may be `FIRST_TUNED` instead. `smoke` has joint training and Reptile.
     """
-    methods = METHODS if scale.profile != "smoke" else {m: a for m, a in METHODS.items() if "MAML" not in m}
+    few = ("Joint training", "Reptile")
+    methods = {m: a for m, a in METHODS.items() if scale.profile != "smoke" or m in few}
     return {
         method: [
             _configuration(environment, algorithm, tuned[environment][method], seed, **scale.settings(_SCALE))
