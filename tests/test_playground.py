@@ -424,8 +424,14 @@ def test_a_person_drags_points_and_draws_characters_with_a_mouse_and_a_finger(tm
         box = other.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         drag_a_finger(page, [(x + 4 * i, y + 6 * i) for i in range(11)])
-        moved = other.bounding_box()
-        assert (moved["x"] - box["x"], moved["y"] - box["y"]) == pytest.approx((40, 60), abs=3)
+        # On a busy machine the browser draws the last of the moves later.
+        page.wait_for_function(
+            """([x, y]) => {
+                const at = document.querySelectorAll(".playground .hold")[6].getBoundingClientRect();
+                return Math.abs(at.x - x) < 3 && Math.abs(at.y - y) < 3;
+            }""",
+            arg=[box["x"] + 40, box["y"] + 60],
+        )
         # (b) Characters are drawn, and the last drawing is recognised.
         paper = page.locator(".playground .paper")
         paper.wait_for(timeout=120_000)
