@@ -29,13 +29,14 @@ from ...tasks import Task
 from ...training import Learner
 from ..catalogue import PROFILES, Scale
 from ..claims import Claims
+from ..experiments import split_classes
 from ..statistics import finished, larger_in_pairs, over_seeds
 from .pixelcnn import PixelCNN, bits_per_pixel, sample
+from .variants import SPLITS
 
 METHODS = {"Random initialisation": "random", "Joint training": "joint", "Reptile": "reptile"}
 """Algorithms as readers know them, and as `FewShotDensity` does."""
 
-_SPLIT = 1  # The random stream that shuffles characters, that of `FewShotClassification`.
 _QUERIES = 5
 _SHOWN_CHARACTERS, _SHOWN_DRAWINGS = 3, 5
 
@@ -110,13 +111,8 @@ class FewShotDensity:
         self, data: ImageClasses, numbers: Numbers, part: str, *, ways: int = 1, shots: int, queries: int = 0
     ) -> Callable[[Array], Task]:
         """Drawings of one character, or of `ways`, of the `part` "training", "validation" or "evaluation"."""
-        count, held_out = data.images.shape[0], self.train_classes + self.validation_classes
-        if not 0 < held_out < count:
-            raise ValueError(f"{held_out} classes to train and to choose on leave none of {count} to report on")
-        stream = jax.random.fold_in(jax.random.PRNGKey(numbers["seed"]), _SPLIT)
-        order = jax.random.permutation(stream, jnp.arange(count))
-        bounds = {"training": (0, self.train_classes), "validation": (self.train_classes, held_out)}
-        classes = order[slice(*bounds.get(part, (held_out, count)))]
+        parts = split_classes(data, numbers["seed"], self.train_classes, self.validation_classes)
+        classes = dict(zip(SPLITS, parts, strict=True))[part]
         of_class = FewShot(data.images, classes, ways, shots, queries)
 
         def drawings(key):
