@@ -54,13 +54,20 @@ def _by_seed(records, number: Callable[[Record], float]) -> BySeed:
 
 
 def depth(records: Mapping[str, Means]) -> Claims:
-    """Whether deeper networks are better than four blocks, after as many iterations and after as many operations."""
+    """Whether deeper networks are better than four blocks, after as many iterations and after as many operations, and
+    those with skips better than those without."""
     four = accuracy(records["as many iterations"]["4 blocks"])
     claims = {}
     for what, networks in records.items():
         for name, of in networks.items():
             if name != "4 blocks":
                 claims[f"{name}: above 4 blocks after {what}"] = larger_in_pairs(accuracy(of), four)
+    equal = records["as many iterations"]
+    for name in equal:
+        if f"{name}, skips" in equal:
+            claims[f"{name}: with skips above without"] = larger_in_pairs(
+                accuracy(equal[f"{name}, skips"]), accuracy(equal[name])
+            )
     return claims
 
 
