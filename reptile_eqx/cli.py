@@ -209,14 +209,17 @@ def _run(options: argparse.Namespace) -> Callable[[], int]:
         _check_writable(out / "notebooks" / next(iter(opened)).name)
     elif figures:
         _check_writable(out / "plan.md")
-    paper = given["profile"] == "paper"
+    paper, smoke, platform = given["profile"] == "paper", given["profile"] == "smoke", "cpu"
     if own:
         _check_writable(files.data_directory() / "runs" / "any.json")
-        if paper or options.dry_run or given.get("devices") or _JAX & os.environ.keys():
-            planned = _planned(own, given, _platform(given.get("devices")))
+        if paper or smoke or options.dry_run or given.get("devices") or _JAX & os.environ.keys():
+            platform = _platform(given.get("devices"))
+            planned = _planned(own, given, platform)
     if options.dry_run:
         return functools.partial(_plan, planned, given)
     todo = [(path, node, {name: given[name] for name in given.keys() & known[path]}) for path, node in opened.items()]
+    if smoke and platform == "cpu":
+        os.environ.setdefault("XLA_FLAGS", _quick_to_compile())
     return functools.partial(_executed, todo, planned if paper else [], given, out, options.verbose)
 
 
@@ -313,6 +316,16 @@ def _check_writable(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def _quick_to_compile() -> str:
+    """XLA's flags for `smoke`, nearly all of whose time is compilation.
+
+    Its newer code generator for a CPU takes more than twice as long as the older one, which releases from 0.11 on lack.
+    """
+    version = [int(number) for number in importlib.metadata.version("jaxlib").split(".")[:2]]
+    older = " --xla_cpu_use_fusion_emitters=false" if version < [0, 11] else ""
+    return f"--xla_backend_optimization_level=0{older}"
 
 
 _JAX = {"JAX_PLATFORMS", "XLA_FLAGS"}

@@ -226,12 +226,12 @@ def test_fine_tuning_is_chosen_on_other_characters_than_it_is_reported_on():
     assert answers.fine_tuned(of, 5) == {0: 50.0, 1: 50.0}
 
 
-def test_learning_rates_are_those_that_the_records_choose():
+def test_learning_rates_and_strengths_are_those_that_the_records_choose():
     for question, runs in questions.choosing_runs().items():
         for name, configs in runs.items():
             records = [find_record(config, FIGURES) for config in configs]
             assert None not in records, name
-            assert questions.CHOSEN[question][name] == questions.chosen(question, records), name
+            assert questions.CHOSEN[question][name] == questions.chosen(question, name, records), name
 
 
 def test_seeds_that_choose_are_not_reported():
@@ -267,7 +267,9 @@ def test_figures_have_a_place_for_every_run():
     )
     (axes,) = drawn.axes
     assert [line.get_label() for line in axes.containers] == [
-        "plain, as many iterations", "with skips, as many iterations", "with skips, as many operations as 4 blocks",
-    ]  # fmt: skip
+        f"{blocks}, {what}"
+        for what in ("as many iterations", "as many operations as 4 blocks")
+        for blocks in ("plain", "with skips")
+    ]
     rows = figures.gaps({name: list(map(made_up, of)) for name, of in entries["regularisers"].runs.items()})
-    assert [label.get_text() for label in rows.axes[1].get_yticklabels()] == list(questions.REGULARISERS)
+    assert [label.get_text() for label in rows.axes[1].get_yticklabels()] == list(entries["regularisers"].runs)

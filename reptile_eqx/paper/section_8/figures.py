@@ -28,6 +28,7 @@ def depth(records: Mapping[str, Means], note: str = "") -> Figure:
     lines = {
         "plain, as many iterations": ("as many iterations", False),
         "with skips, as many iterations": ("as many iterations", True),
+        "plain, as many operations as 4 blocks": ("as many operations", False),
         "with skips, as many operations as 4 blocks": ("as many operations", True),
     }
     first = records["as many iterations"]["4 blocks"]

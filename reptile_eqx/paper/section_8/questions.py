@@ -1,8 +1,8 @@
 """What is trained for Section 8's questions on images: lists of runs, by what differs between them.
 
-Learning rates were chosen among a few, as many for each side of a comparison (`choosing_runs`), with a seed that is not
-reported. Reptile and fine-tuning are then judged on the characters to choose by. Ordinary training is judged on the
-drawings that it is tested on, of another seed's characters.
+Learning rates and regularisers' strengths were chosen among a few, as many for each side of a comparison
+(`choosing_runs`), with a seed that is not reported. Reptile and fine-tuning are then judged on the characters to choose
+by. Ordinary training is judged on the drawings that it is tested on, of another seed's characters.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ _REPTILE: dict[str, Any] = dict(
     eval_tasks=100, eval_inner_iterations=10, eval_inner_batch_size=20,
 )  # fmt: skip
 # `smoke` has room for few programs, and takes any dataset of 600 classes.
-_SMOKE: dict[str, Any] = dict(outer_iterations=2, train_classes=300, curve_tasks=2, eval_tasks=2)
+_SMOKE: dict[str, Any] = dict(outer_iterations=1, train_classes=300, curve_tasks=2, eval_tasks=2)
 _SMALLEST = {
     "depth": ("4 blocks", "8 blocks, skips"),
-    "regularisers": ("none", "weight decay 0.1"),
+    "regularisers": ("none", "weight decay"),
     "ordinary": ("5 small steps", "one large step + a tenth of the term"),
     "fine-tuning": ("Joint training", "Reptile, 5-way"),
 }
@@ -45,6 +45,7 @@ _SEEDS = {"smoke": 1, "quick": 3, "paper": 3}
 
 DEPTHS: dict[str, dict[str, Any]] = {
     "4 blocks": {},
+    "6 blocks": dict(blocks=6),
     "6 blocks, skips": dict(blocks=6, residual=True),
     "8 blocks": dict(blocks=8),
     "8 blocks, skips": dict(blocks=8, residual=True),
@@ -52,24 +53,21 @@ DEPTHS: dict[str, dict[str, Any]] = {
     "12 blocks, skips": dict(blocks=12, residual=True),
 }
 """Networks, by name."""
-SHORTER = ("8 blocks, skips",)
-"""Those that are also trained for as many operations as four blocks."""
 FEW = 20
 """Training characters of the trainings that are to be regularised; with more, trainings this short leave no gap."""
 _FEW: dict[str, Any] = dict(
     ways=5, train_classes=FEW, inner_batch_size=10, training_shots=10, outer_iterations=3000, eval_tasks=200,
     eval_inner_batch_size=5, eval_splits=("training", "evaluation"),
 )  # fmt: skip
-REGULARISERS: dict[str, dict[str, Any]] = {
-    "none": dict(curve_points=6, curve_tasks=60),
-    "dropout 0.1": dict(dropout=0.1),
-    "weight decay 0.1": dict(weight_decay=0.1),
-    "label smoothing 0.1": dict(label_smoothing=0.1),
-    "pull towards φ 1": dict(pull=1.0),
-    "3 steps of adaptation": dict(eval_inner_iterations=3),
-    "1,100 characters": dict(train_classes=1100),
+REGULARISERS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "dropout": ("dropout", (0.03, 0.1, 0.3)),
+    "weight decay": ("weight_decay", (0.03, 0.1, 0.3)),
+    "label smoothing": ("label_smoothing", (0.03, 0.1, 0.3)),
+    "pull towards φ": ("pull", (0.3, 1.0, 3.0)),
+    "steps of adaptation": ("eval_inner_iterations", (3, 5, 20)),
 }
-"""What may close the gap, by name; adaptation takes 10 steps where it is not said. The first is watched on the way."""
+"""What may close the gap, by name: a field and the strengths that it was tried with. Adaptation takes 10 steps where
+none are said."""
 
 ORDINARY: dict[str, dict[str, Any]] = {
     "5 small steps": {},
@@ -94,19 +92,22 @@ CHOSEN: dict[str, dict[str, float]] = {
     "depth": dict.fromkeys(DEPTHS, 3e-3) | dict.fromkeys(("8 blocks", "12 blocks", "12 blocks, skips"), 1e-3),
     "ordinary": {"5 small steps": 0.3, "one large step": 0.3, "5 small steps, half of the way": 1.0},
     "fine-tuning": dict.fromkeys(SIDES, 3e-3),
-}
-"""The learning rates that `chosen` finds in the records of `choosing_runs`, by question and name."""
+    "regularisers": {
+        "dropout": 0.1, "weight decay": 0.1, "label smoothing": 0.03, "pull towards φ": 0.3, "steps of adaptation": 20,
+    },
+}  # fmt: skip
+"""The learning rates and strengths that `chosen` finds in the records of `choosing_runs`, by question and name."""
 
 
 def depth_runs(scale: Scale) -> dict[str, dict[str, list[Variant]]]:
-    """Networks of several depths, by name, trained for as many iterations and, `SHORTER`, for as many operations."""
+    """Networks of several depths, by name, trained for as many iterations and for as many operations as four blocks."""
     named = _named(scale, "depth", DEPTHS)
     unseen: dict[str, Any] = dict(eval_splits=("evaluation",))
     equal = {name: _reptile(scale, unseen | own | _rate("depth", name)) for name, own in named.items()}
     fewer = {
         name: _reptile(scale, unseen | own | _rate("depth", name), 1 / operations(own["blocks"]))
         for name, own in named.items()
-        if name in SHORTER
+        if own
     }
     return {"as many iterations": equal, "as many operations": fewer}
 
@@ -120,10 +121,15 @@ def operations(blocks: int) -> float:
 
 
 def regulariser_runs(scale: Scale) -> dict[str, list[Variant]]:
-    """Trainings on `FEW` characters, each with one thing that may close the gap, by its name."""
-    return {
-        name: _reptile(scale, own, settings=_FEW) for name, own in _named(scale, "regularisers", REGULARISERS).items()
-    }
+    """Trainings on `FEW` characters, each with one thing that may close the gap, by its name and strength. The first has
+    none, and is watched on the way; the last has more characters."""
+    own: dict[str, dict[str, Any]] = {"none": dict(curve_points=6, curve_tasks=60)}
+    for name, (field, _) in _named(scale, "regularisers", REGULARISERS).items():
+        strength = CHOSEN["regularisers"][name]
+        own[f"{name} {strength:g}"] = {field: strength}
+    if scale.profile != "smoke":
+        own["1,100 characters"] = dict(train_classes=1100)
+    return {name: _reptile(scale, settings, settings=_FEW) for name, settings in own.items()}
 
 
 def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
@@ -167,7 +173,7 @@ def _scaled(scale):
 
 
 def _named(scale, question, there):
-    return {name: there[name] for name in (_SMALLEST[question] if scale.profile == "smoke" else there)}
+    return {name: one for name, one in there.items() if scale.profile != "smoke" or name in _SMALLEST[question]}
 
 
 def _rate(question, name):
@@ -175,38 +181,42 @@ def _rate(question, name):
 
 
 def choosing_runs() -> dict[str, dict[str, list[Any]]]:
-    """The trainings that `CHOSEN` was found by, by question and name: of 500 iterations, one for each rate."""
-    half, own = Scale("quick", outer_iterations=500), {"seed": CHOOSING_SEED, "eval_tasks": 30}
-    everything = {
-        "depth": depth_runs(half)["as many iterations"],
-        "ordinary": ordinary_runs(half)["the best step size"],
+    """The trainings that `CHOSEN` was found by, by question and name, one for each value tried.
+
+    Those of learning rates have 500 iterations; those of strengths have all, as shorter ones leave no gap.
+    """
+    half, whole = Scale("quick", outer_iterations=500), Scale("quick")
+    fewer, on_validation = dict(eval_tasks=30), dict(eval_splits=("validation",))
+    none = regulariser_runs(whole)["none"]
+    tried = {
+        "depth": (depth_runs(half)["as many iterations"], RATES, fewer | on_validation),
+        "ordinary": (ordinary_runs(half)["the best step size"], SGD_RATES, fewer),
+        "fine-tuning": (fine_tuning_runs(half), RATES, dict(eval_tasks=20)),
     }
-    everything["fine-tuning"] = fine_tuning_runs(half)
-    return {
+    rates = {
         question: {
-            name: [
-                replace(configs[0], learning_rate=rate, **own | _JUDGED_ON.get(question, {}))
-                for rate in _RATES[question]
-            ]
-            for name, configs in runs.items()
+            name: [replace(of[0], seed=CHOOSING_SEED, learning_rate=rate, **own) for rate in rates]
+            for name, of in runs.items()
         }
-        for question, runs in everything.items()
+        for question, (runs, rates, own) in tried.items()
     }
+    unwatched = replace(none[0], seed=CHOOSING_SEED, curve_points=0, curve_tasks=_REPTILE["curve_tasks"])
+    strengths = {
+        name: [replace(unwatched, **{field: strength}, **on_validation) for strength in of]
+        for name, (field, of) in REGULARISERS.items()
+    }
+    return rates | {"regularisers": strengths}
 
 
-_JUDGED_ON: dict[str, dict[str, Any]] = {"depth": dict(eval_splits=("validation",)), "fine-tuning": dict(eval_tasks=20)}
-_RATES = {"depth": RATES, "ordinary": SGD_RATES, "fine-tuning": RATES}
-
-
-def chosen(question: str, records: Sequence[Record]) -> float:
-    """The learning rate of the record with the best accuracy on what there is to choose by."""
-    return max(finished(records), key=lambda record: _accuracy_to_choose_by(question, record)).config["learning_rate"]
+def chosen(question: str, name: str, records: Sequence[Record]) -> float:
+    """The learning rate, or strength, of the record with the best accuracy on what there is to choose by."""
+    field = REGULARISERS[name][0] if question == "regularisers" else "learning_rate"
+    return max(finished(records), key=lambda record: _accuracy_to_choose_by(question, record)).config[field]
 
 
 def _accuracy_to_choose_by(question, record):
-    if question == "depth":
-        return record.results["validation 1-shot"]["mean"]
     if question == "ordinary":
         return record.results["seen"]["test accuracy"]["mean"]
-    # With what fine-tuning is best, in the mean over ways.
-    return sum(np.max(some["mean"]) for name, some in record.results.items() if name.startswith("validation"))
+    if question == "fine-tuning":  # with what it is best, in the mean over ways
+        return sum(np.max(some["mean"]) for name, some in record.results.items() if name.startswith("validation"))
+    return record.results["validation 1-shot"]["mean"]
