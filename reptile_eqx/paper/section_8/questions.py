@@ -1,8 +1,8 @@
 """What is trained for Section 8's questions on images: lists of runs, by what differs between them.
 
 Learning rates were chosen among a few, as many for each side of a comparison (`choosing_runs`), with a seed that is not
-reported. Reptile and fine-tuning are then judged on the characters to choose by. Ordinary training is judged on the
-drawings that it is tested on, of another seed's characters.
+reported. Reptile and fine-tuning are then judged on the characters to choose by. Ordinary training is judged on
+its test drawings, of the seed that is not reported.
 """
 
 from collections.abc import Sequence
