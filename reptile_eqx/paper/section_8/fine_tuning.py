@@ -31,7 +31,7 @@ STEPS = (5, 15)
 """After how many full-batch steps of fine-tuning it is judged."""
 SHOTS = 1
 WAYS = (5, 20)
-"""The tasks that are fine-tuned to."""
+"""How many classes the tasks have that joint training is fine-tuned to."""
 
 Prepare = Callable[[PyTree, int, PRNGKeyArray], tuple[PyTree, PyTree]]
 """Of a trained state, ways and a key: the network to adapt, and the state of Adam that it starts from."""

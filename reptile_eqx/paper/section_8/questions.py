@@ -2,7 +2,7 @@
 
 Learning rates and regularisers' strengths were chosen among a few, as many for each side of a comparison
 (`choosing_runs`), with a seed that is not reported. Reptile and fine-tuning are then judged on the characters to choose
-by. Ordinary training is judged on the drawings that it is tested on, of another seed's characters.
+by. Ordinary training is judged on its test drawings, of the seed that is not reported.
 """
 
 from collections.abc import Sequence
