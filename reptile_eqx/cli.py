@@ -209,17 +209,17 @@ def _run(options: argparse.Namespace) -> Callable[[], int]:
         _check_writable(out / "notebooks" / next(iter(opened)).name)
     elif figures:
         _check_writable(out / "plan.md")
-    paper, smoke, platform = given["profile"] == "paper", given["profile"] == "smoke", "cpu"
+    paper, smoke = given["profile"] == "paper", given["profile"] == "smoke"
     if own:
         _check_writable(files.data_directory() / "runs" / "any.json")
         if paper or smoke or options.dry_run or given.get("devices") or _JAX & os.environ.keys():
             platform = _platform(given.get("devices"))
             planned = _planned(own, given, platform)
+            if smoke and platform == "cpu":
+                os.environ.setdefault("XLA_FLAGS", _quick_to_compile())
     if options.dry_run:
         return functools.partial(_plan, planned, given)
     todo = [(path, node, {name: given[name] for name in given.keys() & known[path]}) for path, node in opened.items()]
-    if smoke and platform == "cpu":
-        os.environ.setdefault("XLA_FLAGS", _quick_to_compile())
     return functools.partial(_executed, todo, planned if paper else [], given, out, options.verbose)
 
 

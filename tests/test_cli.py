@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 import reptile_eqx as rx
+from reptile_eqx import cli, notebooks
 from reptile_eqx.cli import main
 
 
@@ -314,3 +315,17 @@ def test_missing_data_is_a_status_and_an_explanation(tmp_path, monkeypatch, caps
     monkeypatch.setenv("REPTILE_DATA", str(tmp_path / "nowhere"))
     assert main(["data", "omniglot"]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("platform", "own", "told"), [("cpu", "", True), ("cpu", "--of=mine", False), ("gpu", "", False)]
+)
+def test_smoke_on_a_cpu_compiles_quickly_where_no_flags_are_set(platform, own, told, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli, "_platform", lambda devices: platform)
+    monkeypatch.setattr(notebooks, "execute", lambda *_: seen.append(os.environ.get("XLA_FLAGS", "")) or "")
+    monkeypatch.delenv("XLA_FLAGS")
+    if own:
+        monkeypatch.setenv("XLA_FLAGS", own)
+    assert main(["run", "1", "--profile", "smoke", "--out", str(tmp_path)]) == 0
+    assert ["optimization_level=0" in flags for flags in seen] == [told] and seen[0].startswith(own)

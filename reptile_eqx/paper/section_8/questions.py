@@ -121,8 +121,10 @@ def operations(blocks: int) -> float:
 
 
 def regulariser_runs(scale: Scale) -> dict[str, list[Variant]]:
-    """Trainings on `FEW` characters, each with one thing that may close the gap, by its name and strength. The first has
-    none, and is watched on the way; the last has more characters."""
+    """Trainings on `FEW` characters, each with one thing that may close the gap, by its name and strength.
+
+    The first has none, and is watched on the way. The last has more characters.
+    """
     own: dict[str, dict[str, Any]] = {"none": dict(curve_points=6, curve_tasks=60)}
     for name, (field, _) in _named(scale, "regularisers", REGULARISERS).items():
         strength = CHOSEN["regularisers"][name]
@@ -208,7 +210,7 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     return rates | {"regularisers": strengths}
 
 
-def chosen(question: str, name: str, records: Sequence[Record]) -> float:
+def chosen(question: str, name: str, records: Sequence[Record]) -> float | int:
     """The learning rate, or strength, of the record with the best accuracy on what there is to choose by."""
     field = REGULARISERS[name][0] if question == "regularisers" else "learning_rate"
     return max(finished(records), key=lambda record: _accuracy_to_choose_by(question, record)).config[field]
