@@ -33,12 +33,14 @@ class Form(NamedTuple):
     stride: int
     hardware: Hardware
 
-    def by_patches(self, channels: int) -> bool:
+    def by_patches(self, channels: int, filters: int) -> bool:
         """Whether it is a matrix product of patches, rather than XLA's own convolution.
 
-        On a GPU one network for each task or seed makes a grouped convolution, slow where a batched product is not.
+        On a CPU that is slow with few channels before JAX 0.10, and ever since where there are few filters too. On a
+        GPU one network for each task or seed makes a grouped convolution, slow where a batched product is not.
         """
-        return self.stride == 2 or channels < 8 or not self.hardware.cpu
+        slow = channels < _FEW and (jax.__version_info__ < (0, 10) or filters <= 2 * _FEW)
+        return self.stride == 2 or not self.hardware.cpu or slow
 
 
 def convolution(x: Images, kernel: Kernel, stride: int) -> Filtered:
@@ -60,11 +62,10 @@ def convolution(x: Images, kernel: Kernel, stride: int) -> Filtered:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def filtered(x: Images, kernel: Kernel, form: Form) -> Filtered:
     """y(x, k): `convolution` in a given form."""
-    if form.by_patches(x.shape[-1]):
+    if form.by_patches(*kernel.shape[2:]):
         patches = _patches(_operand(x, form), form)
         return _product(patches, _operand(kernel, form).reshape(patches.shape[-1], -1))
-    x, kernel = _rounded(x, form), _rounded(kernel, form)
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return _canonical(_rounded(x, form), _rounded(kernel, form))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -79,9 +80,9 @@ def input_gradient(dy: Filtered, kernel: Kernel, form: Form, size: tuple[int, in
 def kernel_gradient(x: Images, dy: Filtered, form: Form) -> Kernel:
     """The gradient of ⟨y(x, k), dy⟩ with respect to k."""
     x_read, dy_read = _operand(x, form), _operand(dy, form)
-    if form.by_patches(x.shape[-1]):
+    if form.by_patches(x.shape[-1], dy.shape[-1]):
         return _patches_times(_patches(x_read, form), dy_read, form).reshape(3, 3, x.shape[-1], -1)
-    return _image_by_image(x_read, dy_read)
+    return _two_by_two(x_read, dy_read) if x.shape[-1] < _FEW else _image_by_image(x_read, dy_read)
 
 
 filtered.defvjp(
@@ -104,6 +105,7 @@ kernel_gradient.defvjp(
 )
 
 
+_FEW = 8  # channels
 _PIXELS_IN_A_PIECE = 256
 _MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
 
@@ -184,6 +186,13 @@ def _summed_in_pieces(patches, dy):
     return lax.optimization_barrier(_product(patches.swapaxes(1, 2), dy)).sum(0)
 
 
+def _canonical(x, kernel):
+    """XLA's own convolution with one zero all around. One more channel, of zeros, costs less than an odd number."""
+    odd = x.shape[-1] % 2
+    x, kernel = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, odd))), jnp.pad(kernel, ((0, 0), (0, 0), (0, odd), (0, 0)))
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def _image_by_image(x, dy):
     """The stride-1 kernel gradient summed over images: what one needs stays in the core's own cache.
 
@@ -202,6 +211,21 @@ def _image_by_image(x, dy):
     total = jnp.zeros((3, filters, 3 * channels), jnp.promote_types(x.dtype, jnp.float32))
     total, _ = lax.scan(add, total, (x, dy))
     return total.reshape(3, filters, 3, channels).transpose(0, 2, 3, 1)
+
+
+def _two_by_two(x, dy):
+    """The stride-1 kernel gradient of few channels as a canonical convolution: its images are x's channels, its kernel
+    is dy, and its own channels are images, two at a time: what these need stays in the core's own cache."""
+
+    def pairs(images):
+        return jnp.pad(images, ((0, len(images) % 2), *[(0, 0)] * 3)).reshape(-1, 2, *images.shape[1:])
+
+    def add(total, two):
+        x, dy = two
+        return total + _canonical(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)), None
+
+    total, _ = lax.scan(add, jnp.zeros((x.shape[-1], 3, 3, dy.shape[-1]), x.dtype), (pairs(x), pairs(dy)))
+    return total.transpose(1, 2, 0, 3)
 
 
 def _scattered(dy, kernel, form, size):
