@@ -48,7 +48,7 @@ examples:
 
 _BENCH = """Measure how fast the paper's training configurations run on this machine, beside what its matrix products
 reach, and with fewer and more seeds, tasks and inner iterations. Nothing else should run meanwhile. No data is needed.
-Writes bench.md and bench.json, in place of those that come with the project where --out does not say otherwise.
+Writes bench.md and bench.json.
 
 examples:
   reptile-eqx bench                                 everything, under five minutes on two cores
@@ -173,7 +173,7 @@ def _add_bench(add_parser):
     for name in ("order", "precision"):
         speed.add_argument(f"--{name}", help=f"FewShotClassification's {name} (default: that of the profile paper)")
     speed.add_argument("--seconds", type=float, default=250.0, help="time for it all (default: %(default)g)")
-    speed.add_argument("--out", type=_path, help="folder for the table and the numbers (default: figures/)")
+    speed.add_argument("--out", type=_path, help="folder for the table and the numbers (default: figures/bench/)")
     speed.set_defaults(checked=_bench)
 
 
@@ -489,7 +489,7 @@ def _bench(options: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"nothing called {', '.join(unknown)} to measure; there are {', '.join(bench.WORKLOADS)}")
     for name in options.only or bench.WORKLOADS:
         bench.configurations(name, 1, **settings)
-    _check_writable((options.out or files.figures_directory()) / "bench.json")
+    _check_writable((options.out or files.figures_directory() / "bench") / "bench.json")
     _platform(options.devices)
     scale = (options.repeats, options.devices, options.out, options.seconds, options.seeds)
     return functools.partial(_measured, options.only, *scale, **settings)

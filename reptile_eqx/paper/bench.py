@@ -256,7 +256,7 @@ def bench(
     - `only`: which of `WORKLOADS`; all by default.
     - `repeats`: timed calls whose median is taken.
     - `devices`: how many cores or GPUs to train on, all by default.
-    - `out`: the folder to write to, `figures/` by default.
+    - `out`: the folder to write to, `figures/bench/` by default.
     - `seconds`: time for all of them together. What does not fit is left out, and said to be.
     - `seeds`: with how many the paper's configurations are measured; by default one a core, or eight a GPU.
     - further `settings` of the classifications' configurations, such as `order` or `precision`.
@@ -288,7 +288,7 @@ def bench(
         "seconds": time.perf_counter() - began,
         "workloads": results,
     }
-    folder = Path(out or figures_directory())
+    folder = Path(out or figures_directory() / "bench")
     write(folder / "bench.md", shown)
     write(folder / "bench.json", as_json(contents, indent=1) + "\n")
     return [folder / "bench.md", folder / "bench.json"]

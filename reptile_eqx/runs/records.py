@@ -97,18 +97,17 @@ def _records_in(folder: Path, pattern: str) -> Iterator[Record]:
 def find_record(
     config: Configuration, figures: str | os.PathLike | None = None, digests: Mapping[str, str] | None = None
 ) -> Record | None:
-    """The record of a configuration that was run before, here or elsewhere; `None` where there is none.
+    """The newest record of a configuration that was run before, here or elsewhere; `None` where there is none.
 
-    `figures` is another folder of figures, whose records go before others. With `digests` (`digests.of_run`) the run
-    read that data and trained parameters of those shapes; without, whatever data that was.
+    `figures` is another folder of figures where to look. With `digests` (`digests.of_run`) the run read that data and
+    trained parameters of those shapes; without, whatever data that was.
     """
-    for folder in record_folders(figures):
-        for record in _records_in(folder, f"{glob.escape(run_name(config))}*.json"):
-            # A default that was changed since makes another run of the same name.
-            same = plain(config).items() >= record.config.items()
-            if same and digests in (None, record.made.get("digests")):
-                return record
-    return None
+    pattern = f"{glob.escape(run_name(config))}*.json"
+    found = [record for folder in record_folders(figures) for record in _records_in(folder, pattern)]
+    # A default that was changed since makes another run of the same name.
+    same = [record for record in found if plain(config).items() >= record.config.items()]
+    read = [record for record in same if digests in (None, record.made.get("digests"))]
+    return max(read, key=lambda record: record.made.get("date", ""), default=None)
 
 
 def record_path(folder: Path, config: Configuration, digests: Mapping[str, str]) -> Path:

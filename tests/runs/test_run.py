@@ -204,6 +204,15 @@ def test_a_run_that_trains_nothing_keeps_its_state_too():
         SineRegression(algorithm="random")
 
 
+def test_what_was_trained_again_is_what_is_read_though_a_published_record_is_there(monkeypatch):
+    config = SineRegression(**SINE)
+    for day, publish in (("2020-01-01", True), ("2020-01-03", False), ("2020-01-02", True)):
+        monkeypatch.setattr("reptile_eqx.runs.run.now", lambda day=day: day)
+        rx.run([config], publish=publish, fresh=True)
+    (read,) = rx.run([config])
+    assert read.made["date"] == "2020-01-03", "the newest, wherever it lies"
+
+
 def test_the_commit_is_the_projects_or_none(monkeypatch):
     monkeypatch.setattr("reptile_eqx.files.in_checkout", lambda: False)
     assert records.commit() == "", "an installed wheel may lie inside somebody else's repository"
