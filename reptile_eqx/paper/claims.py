@@ -105,34 +105,40 @@ def figure_3(curves: Mapping[str, Sequence[Record]]) -> Claims:
         "last gradients (FOMAML) over more batches are above those over fewer": growing("g2", "g3", "g4"),
         "sums are above averages": every(above(*pair) for pair in pairs),
         "two-step Reptile is worse than two-step FOMAML, at the end": above(curves["g2"], curves["g1+g2"]),
-        "two-step Reptile is worse than two-step FOMAML, mean over training": exceeds(
-            statistics.along(curves["g2"]), statistics.along(curves["g1+g2"])
+        "two-step Reptile is worse than two-step FOMAML, mean over training": statistics.above_along(
+            curves["g2"], curves["g1+g2"]
         ),
     } | _figure_3_along(curves)
 
 
 def _figure_3_along(curves):
     """What its curves say: means over training."""
-    means = {label: statistics.along(records) for label, records in curves.items()}
-
-    def growing(*labels):
-        there = [means[label] for label in labels if label in means]
-        return every(exceeds(more, fewer) for fewer, more in zip(there, there[1:], strict=False))
-
     found: Claims = {}
     for family, few, many in (
         ("sums", "g1+g2", "g1+g2+g3+g4"),
         ("averages", "½(g1+g2)", "¼(g1+g2+g3+g4)"),
         ("last gradients", "g2", "g4"),
     ):
-        found[f"{family} of four batches are above those of two, mean over training"] = growing(few, many)
-    if {"g4", "g1+g2+g3+g4"} <= means.keys():
-        (sums, a), (last, b) = (
-            statistics.difference(means[many], means[few]) for few, many in (("g1+g2", "g1+g2+g3+g4"), ("g2", "g4"))
-        )
+        if {few, many} <= curves.keys():
+            claim = f"{family} of four batches are above those of two, mean over training"
+            found[claim] = statistics.above_along(curves[many], curves[few])
+    if {"g4", "g1+g2+g3+g4"} <= curves.keys():
         claim = "sums gain more from four batches than last gradients do, mean over training"
-        found[claim] = statistics.beyond(sums - last, float(np.hypot(a, b)))
+        found[claim] = _gain_more(curves, ("g1+g2", "g1+g2+g3+g4"), ("g2", "g4"))
     return found
+
+
+def _gain_more(curves, *lines):
+    """Whether the second of two lines is further above the first than in another two, mean over training: in pairs of
+    the same seeds where all four have two or more in common."""
+    by_seed = [[statistics.along_by_seed(curves[label]) for label in line] for line in lines]
+    gains = [{seed: many[seed] - few[seed] for seed in many.keys() & few.keys()} for few, many in by_seed]
+    points, interval = statistics.in_pairs(*gains)
+    if np.isnan(interval):
+        along = [[statistics.along(curves[label]) for label in line] for line in lines]
+        (more, a), (less, b) = (statistics.difference(many, few) for few, many in along)
+        points, interval = more - less, float(np.hypot(a, b))
+    return statistics.beyond(points, interval)
 
 
 def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]) -> Claims:

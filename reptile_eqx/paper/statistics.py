@@ -154,6 +154,21 @@ def along(records: Sequence[Record], shots: str = "5-shot", setting: str = "alon
     return [{name: float(np.mean([cell[name] for cell in curve])) for name in ("mean", "ci95")} for curve in curves]
 
 
+def along_by_seed(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> dict[int, float]:
+    """Of each seed the mean over its learning curve, in percent."""
+    cells = along(records, shots, setting)
+    return {record.config["seed"]: 100 * cell["mean"] for record, cell in zip(finished(records), cells, strict=True)}
+
+
+def above_along(better: Sequence[Record], worse: Sequence[Record]) -> bool | None:
+    """Whether trainings are above others in the mean over their learning curves; `None` where that cannot be told.
+
+    The interval is that of `in_pairs` where they have two seeds or more in common, and else that of `exceeds`.
+    """
+    points, interval = in_pairs(along_by_seed(better), along_by_seed(worse))
+    return exceeds(along(better), along(worse)) if np.isnan(interval) else beyond(points, interval)
+
+
 def shots_of(records: Sequence[Record]) -> list[str]:
     """What trainings are evaluated at, such as "1-shot"."""
     return [f"{shots}-shot" for shots in records[0].config["eval_shots"]]
