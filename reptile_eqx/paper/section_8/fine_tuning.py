@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ...datasets.common import ImageClasses
-from ...evaluation import mean_and_interval
+from ...evaluation import adaptation, mean_and_interval
 from ...few_shot import FewShot
-from ...inner import adapt, start_optimiser
+from ...inner import start_optimiser
 from ...losses import sum_cross_entropy
 from ...nn import OmniglotNetwork
 from ...optimisers import reference_adam
 from ...runs.configuration import Measurement, Numbers
-from ...tasks import cycle, minibatches
 from .supervised import Supervised
 from .variants import QUERIES, Variant
 
@@ -50,16 +49,13 @@ def accuracies(
         def measure(state, key):
             task_key, head_key = jax.random.split(key)
             task, (network, inner) = few(task_key), prepare(state, n, head_key)
-            everything = minibatches(cycle, key, task.support, n * SHOTS, max(STEPS))
+
+            def accuracy(model):
+                return jnp.mean(model(task.query[0]).argmax(1) == task.query[1])
 
             def along(rate):
-                model, adam, done, found = network, inner, 0, []
-                for steps in STEPS:
-                    some = jax.tree.map(lambda leaf, a=done, b=steps: leaf[a:b], everything)
-                    model, adam, *_ = adapt(sum_cross_entropy, reference_adam(rate), model, adam, some)
-                    done = steps
-                    found.append(jnp.mean(model(task.query[0]).argmax(1) == task.query[1]))
-                return jnp.stack(found)
+                adam = reference_adam(rate)
+                return adaptation(sum_cross_entropy, adam, network, task, max(STEPS), accuracy, inner)[jnp.array(STEPS)]
 
             return jax.lax.map(along, jnp.array(RATES))
 
