@@ -489,7 +489,7 @@ def _bench(options: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"nothing called {', '.join(unknown)} to measure; there are {', '.join(bench.WORKLOADS)}")
     for name in options.only or bench.WORKLOADS:
         bench.configurations(name, 1, **settings)
-    _check_writable((options.out or files.figures_directory() / "bench") / "bench.json")
+    _check_writable(bench.folder_of(options.out) / "bench.json")
     _platform(options.devices)
     scale = (options.repeats, options.devices, options.out, options.seconds, options.seeds)
     return functools.partial(_measured, options.only, *scale, **settings)

@@ -36,10 +36,10 @@ class Form(NamedTuple):
     def by_patches(self, channels: int, filters: int) -> bool:
         """Whether it is a matrix product of patches, rather than XLA's own convolution.
 
-        On a CPU that is slow with few channels before JAX 0.10, and ever since where there are few filters too. On a
+        XLA's own is slow on a CPU with few channels: before JAX 0.10 always, from then on with few filters too. On a
         GPU one network for each task or seed makes a grouped convolution, slow where a batched product is not.
         """
-        slow = channels < _FEW and (jax.__version_info__ < (0, 10) or filters <= 2 * _FEW)
+        slow = channels <= _FEW_CHANNELS and (jax.__version_info__ < (0, 10) or filters <= _FEW_FILTERS)
         return self.stride == 2 or not self.hardware.cpu or slow
 
 
@@ -82,7 +82,7 @@ def kernel_gradient(x: Images, dy: Filtered, form: Form) -> Kernel:
     x_read, dy_read = _operand(x, form), _operand(dy, form)
     if form.by_patches(x.shape[-1], dy.shape[-1]):
         return _patches_times(_patches(x_read, form), dy_read, form).reshape(3, 3, x.shape[-1], -1)
-    return _two_by_two(x_read, dy_read) if x.shape[-1] < _FEW else _image_by_image(x_read, dy_read)
+    return _two_by_two(x_read, dy_read) if x.shape[-1] <= _FEW_CHANNELS else _image_by_image(x_read, dy_read)
 
 
 filtered.defvjp(
@@ -105,7 +105,7 @@ kernel_gradient.defvjp(
 )
 
 
-_FEW = 8  # channels
+_FEW_CHANNELS, _FEW_FILTERS = 7, 16
 _PIXELS_IN_A_PIECE = 256
 _MANTISSA_BITS = {"tensorfloat32": 10, "bfloat16": 7}
 

@@ -240,6 +240,11 @@ def _paper_speed(name, devices, order):
     return measure(name, devices, 1, 0.0, seeds, order=order)["points"][0]["flops_per_second"]
 
 
+def folder_of(out: str | os.PathLike | None) -> Path:
+    """Where `bench` writes: `out`, or `figures/bench/`."""
+    return Path(out or figures_directory() / "bench")
+
+
 def bench(
     only: Sequence[str] = (),
     repeats: int = 5,
@@ -288,7 +293,7 @@ def bench(
         "seconds": time.perf_counter() - began,
         "workloads": results,
     }
-    folder = Path(out or figures_directory() / "bench")
+    folder = folder_of(out)
     write(folder / "bench.md", shown)
     write(folder / "bench.json", as_json(contents, indent=1) + "\n")
     return [folder / "bench.md", folder / "bench.json"]

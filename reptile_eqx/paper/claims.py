@@ -129,16 +129,10 @@ def _figure_3_along(curves):
 
 
 def _gain_more(curves, *lines):
-    """Whether the second of two lines is further above the first than in another two, mean over training: in pairs of
-    the same seeds where all four have two or more in common."""
+    """Whether, seed by seed, the second of two lines is further above the first than in another two, over training."""
     by_seed = [[statistics.along_by_seed(curves[label]) for label in line] for line in lines]
     gains = [{seed: many[seed] - few[seed] for seed in many.keys() & few.keys()} for few, many in by_seed]
-    points, interval = statistics.in_pairs(*gains)
-    if np.isnan(interval):
-        along = [[statistics.along(curves[label]) for label in line] for line in lines]
-        (more, a), (less, b) = (statistics.difference(many, few) for few, many in along)
-        points, interval = more - less, float(np.hypot(a, b))
-    return statistics.beyond(points, interval)
+    return statistics.larger_in_pairs(*gains)
 
 
 def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]) -> Claims:

@@ -93,7 +93,7 @@ def test_means_over_training_are_compared_seed_by_seed_where_there_are_several()
     curves = {name: [record(x + i / 10, i, ci95=0.2) for i in range(3)] for name, x in at.items()}
     assert claims.figure_3(curves)[claim] is True
     assert claims.figure_3(curves)["two-step Reptile is worse than two-step FOMAML, mean over training"] is True
-    assert claims.figure_3(curves | {"g4": curves["g4"][:1]})[claim] is None, "one seed has its tasks alone"
+    assert claims.figure_3(curves | {"g4": curves["g4"][:1]})[claim] is None, "one seed tells no spread"
 
 
 def test_claims_as_a_table():
