@@ -16,6 +16,7 @@ from .statistics import SETTINGS, above, cells_of_row, exceeds, gain, shots_of
 
 Claims = dict[str, bool | None]
 """By claim, whether it holds; `None` where that cannot be told."""
+_Panels = Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]
 
 
 def every(answers: Iterable[bool | None]) -> bool | None:
@@ -135,7 +136,7 @@ def _gain_more(curves, *lines):
     return statistics.larger_in_pairs(*gains)
 
 
-def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]) -> Claims:
+def figure_4(panels: _Panels) -> Claims:
     """Section 6.3 on the panels of Figure 4, by panel, line (`settings.LINES`) and swept value.
 
     Lines with replacement may be missing; what is said of them then cannot be told.
@@ -187,6 +188,21 @@ def figure_4(panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Rec
         for line in (separate, separate_mixed, reptile):
             found[f"{panel}: {line} is {what} within two points of where no batches overlap"] = keeps_up(panel, line)
     return found
+
+
+def figure_4_read_otherwise(reading: _Panels, panels: _Panels) -> tuple[_Panels, Claims]:
+    """The panels of Figure 4 with those of another reading in their place, and what `figure_4` says of these.
+
+    Points of the reading that have no records are left out. Where a panel of it has none at all, nothing is said.
+    """
+    found = {
+        panel: {line: there for line, points in lines.items() if (there := {v: r for v, r in points.items() if r})}
+        for panel, lines in reading.items()
+    }
+    if not all(found.values()):
+        return panels, {}
+    panels = {**panels, **found}
+    return panels, {claim: verdict for claim, verdict in figure_4(panels).items() if claim[:2] in found}
 
 
 def around_table_3(ablations: Mapping[str, Mapping[Any, Sequence[Record]]]) -> Claims:

@@ -54,6 +54,26 @@ def test_a_separate_tail_leaves_enough_images_for_the_batches_before_it():
     assert sorted(figure_4_runs(PAPER, "4c")) == ["FOMAML, shared tail, cycle"]
 
 
+def test_readings_of_figure_4_differ_in_what_they_say_alone():
+    def differing(reading, panel):
+        def fields_of(runs):
+            return {(line, value): plain(of[0]) for line, points in runs.items() for value, of in points.items()}
+
+        usual = fields_of(figure_4_runs(Scale("quick", [0]), panel))
+        found = set()
+        for point, fields in fields_of(figure_4_readings()[reading][panel]).items():
+            found |= {name for name, value in fields.items() if value != usual[point][name]}
+        return found
+
+    for panel in ("4a", "4b"):
+        assert differing("Adam", panel) == {"optimiser"}
+        assert differing("Tail of ten", panel) == {"tail"}
+    for panel in ("4b", "4c"):
+        assert differing("Mean loss", panel) == {"loss", "learning_rate"}
+    (one,) = {c.loss for points in figure_4_readings()["Mean loss"]["4b"].values() for c in points[25]}
+    assert one == "sum", "25 images take the same steps with either"
+
+
 @pytest.mark.parametrize("swept", ABLATIONS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_an_ablation_differs_from_table_3_in_nothing_but_what_it_sweeps(swept, profile):

@@ -122,6 +122,20 @@ def test_all_of_several_things():
     assert claims.every([]) is None
 
 
+def test_figure_4_read_otherwise_is_judged_by_its_own_points_and_speaks_of_its_own_panels():
+    shared, separate = "FOMAML, shared tail, cycle", "FOMAML, separate tail, cycle"
+    falls, stays = {25: [record(0.9)], 75: [record(0.8)]}, {25: [record(0.9)], 50: [], 75: [record(0.9)]}
+    lines = {line: {4: [record(0.9)]} for line in (shared, separate, "Reptile")}
+    panels = {"4a": lines, "4b": {shared: falls, separate: falls}, "4c": {shared: {1.0: [record(0.8)]}}}
+    level = "4b: FOMAML, separate tail, cycle is with any batches within two points of where no batches overlap"
+    assert claims.figure_4(panels)[level] is False
+    read, said = claims.figure_4_read_otherwise({"4b": {shared: falls, separate: stays}}, panels)
+    assert said[level] is True
+    assert {claim[:2] for claim in said} == {"4b"}
+    assert 50 not in read["4b"][separate] and read["4c"] is panels["4c"]
+    assert claims.figure_4_read_otherwise({"4b": {separate: {50: []}}}, panels) == (panels, {})
+
+
 def test_a_table_of_accuracies_says_which_training_diverged():
     trainings = {"a": [record(0.9), record(0.8, seed=1)], "b": [record(0.5, status="diverged")]}
     table = tables.final_accuracies(trainings, "Training").set_index("Training")
