@@ -21,7 +21,9 @@ from .variants import Variant
 
 CHOOSING_SEED = 3
 RATES = (1e-3, 3e-3)
-"""Adam's learning rates that each network, and each side of the comparison with joint training, was tried with."""
+"""Adam's learning rates that each network was tried with."""
+SIDES_RATES = (1e-3, 3e-3, 1e-2)
+"""Adam's learning rates that each side of the comparison with joint training was trained with."""
 SGD_RATES = (0.1, 0.3, 1.0)
 """SGD's step sizes that each way of ordinary training was tried with."""
 STEP_SIZE = 0.1
@@ -78,13 +80,14 @@ ORDINARY: dict[str, dict[str, Any]] = {
 }
 """Ways of ordinary training, by name."""
 
+_TUNING: dict[str, Any] = dict(tuning_rates=(1e-3, 3e-3, 1e-2, 3e-2), tuning_steps=(5, 15, 50))
 SIDES: dict[str, tuple[type, dict[str, Any]]] = {
-    "Joint training": (JointTraining, {}),
+    "Joint training": (JointTraining, _TUNING),
     "Reptile, 5-way": (
         FineTunedReptile,
-        _REPTILE | dict(ways=5, inner_batch_size=10, training_shots=10, meta_batch_size=2),
+        _REPTILE | _TUNING | dict(ways=5, inner_batch_size=10, training_shots=10, meta_batch_size=2),
     ),
-    "Reptile, 20-way": (FineTunedReptile, _REPTILE),
+    "Reptile, 20-way": (FineTunedReptile, _REPTILE | _TUNING),
 }
 """What is fine-tuned, by name; each sees 100 images an iteration."""
 
@@ -193,7 +196,7 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     tried = {
         "depth": (depth_runs(half)["as many iterations"], RATES, fewer | on_validation),
         "ordinary": (ordinary_runs(half)["the best step size"], SGD_RATES, fewer),
-        "fine-tuning": (fine_tuning_runs(half), RATES, dict(eval_tasks=20)),
+        "fine-tuning": (fine_tuning_runs(half), SIDES_RATES, dict(eval_tasks=20)),
     }
     rates = {
         question: {
