@@ -39,7 +39,7 @@ class FineTuned:
     """A training whose network is fine-tuned afterwards: with each of Adam's learning rates `tuning_rates`, and judged
     after each of `tuning_steps` full-batch steps."""
 
-    tuning_rates: tuple[float, ...] | list[float] = (1e-3, 3e-3)
+    tuning_rates: tuple[float | int, ...] | list[float | int] = (1e-3, 3e-3)
     tuning_steps: tuple[int, ...] | list[int] = (5, 15)
 
     def __post_init__(self):
