@@ -197,6 +197,8 @@ def test_what_makes_no_variant_is_told(field, value, said):
 def test_what_fine_tuning_cannot_be_tried_with_is_told(kind):
     with pytest.raises(ValueError, match="`tuning_steps` is 0; expected a whole number"):
         kind(tuning_steps=[5, 0])
+    with pytest.raises(ValueError, match="`tuning_steps` is .* larger than the one before"):
+        kind(tuning_steps=[5, 5])
     with pytest.raises(ValueError, match="`tuning_rates` is empty"):
         kind(tuning_rates=())
     with pytest.raises(ValueError, match="`learning_rate`"):

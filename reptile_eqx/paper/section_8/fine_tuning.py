@@ -12,13 +12,14 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ...checks import number, whole
 from ...datasets.common import ImageClasses
-from ...evaluation import adaptation, mean_and_interval
+from ...evaluation import mean_and_interval
 from ...few_shot import FewShot
-from ...inner import start_optimiser
+from ...inner import adapt, start_optimiser
 from ...losses import sum_cross_entropy
 from ...nn import OmniglotNetwork
 from ...optimisers import reference_adam
@@ -47,6 +48,8 @@ class FineTuned:
             if not (values := tuple(checked(field, value) for value in getattr(self, field))):
                 raise ValueError(f"`{field}` is empty; expected one or more")
             object.__setattr__(self, field, values)
+        if any(np.diff(self.tuning_steps) < 1):
+            raise ValueError(f"`tuning_steps` is {self.tuning_steps}; expected each to be larger than the one before")
 
     def accuracies(
         self, prepare: Prepare, data: ImageClasses, split: Sequence[Array], ways: Sequence[int], tasks: int
@@ -54,23 +57,25 @@ class FineTuned:
         """Transductive accuracy on the characters to choose settings by and on those to evaluate on, the last two of
         `split`. A measurement's mean has shape `(rate, steps)`.
         """
-        rates, judged, most = jnp.array(self.tuning_rates), jnp.array(self.tuning_steps), max(self.tuning_steps)
+        stretches = np.diff((0, *self.tuning_steps)).tolist()
 
         def at(part, classes, n):
             few = FewShot(data.images, classes, n, SHOTS, QUERIES)
 
             def measure(state, key):
                 task_key, head_key = jax.random.split(key)
-                task, (network, inner) = few(task_key), prepare(state, n, head_key)
-
-                def accuracy(model):
-                    return jnp.mean(model(task.query[0]).argmax(1) == task.query[1])
+                task, begun = few(task_key), prepare(state, n, head_key)
 
                 def along(rate):
-                    adam = reference_adam(rate)
-                    return adaptation(sum_cross_entropy, adam, network, task, most, accuracy, inner)[judged]
+                    model, inner = begun
+                    seen = []
+                    for steps in stretches:  # accuracy takes longer than a step, and is asked of few
+                        batches = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), task.support)
+                        model, inner, *_ = adapt(sum_cross_entropy, reference_adam(rate), model, inner, batches)
+                        seen.append(jnp.mean(model(task.query[0]).argmax(1) == task.query[1]))
+                    return jnp.stack(seen)
 
-                return jax.lax.map(along, rates)
+                return jax.lax.map(along, jnp.array(self.tuning_rates))
 
             return Measurement(f"{part} {n}-way", tasks, measure, mean_and_interval)
 

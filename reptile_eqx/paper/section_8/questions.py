@@ -160,6 +160,8 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
 def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
     """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each."""
     settings: dict[str, Any] = dict(outer_iterations=1000, eval_tasks=40) | _scaled(scale) | dict(curve_points=0)
+    if scale.profile == "smoke":
+        settings |= dict(tuning_rates=(1e-3, 3e-3), tuning_steps=(1,))
     return {
         name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
         for name, (kind, own) in _named(scale, "fine-tuning", SIDES).items()
