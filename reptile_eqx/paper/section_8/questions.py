@@ -80,7 +80,7 @@ ORDINARY: dict[str, dict[str, Any]] = {
 }
 """Ways of ordinary training, by name."""
 
-_TUNING: dict[str, Any] = dict(tuning_rates=(1e-3, 3e-3, 1e-2, 3e-2), tuning_steps=(5, 15, 50))
+_TUNING: dict[str, Any] = dict(tuning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 0.1), tuning_steps=(5, 15, 50))
 SIDES: dict[str, tuple[type, dict[str, Any]]] = {
     "Joint training": (JointTraining, _TUNING),
     "Reptile, 5-way": (
