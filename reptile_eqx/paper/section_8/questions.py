@@ -22,7 +22,7 @@ from .variants import Variant
 CHOOSING_SEED = 3
 RATES = (1e-3, 3e-3)
 """Adam's learning rates that each network was tried with."""
-SIDES_RATES = (1e-3, 3e-3, 1e-2)
+SIDES_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """Adam's learning rates that each side of the comparison with joint training was trained with."""
 SGD_RATES = (0.1, 0.3, 1.0)
 """SGD's step sizes that each way of ordinary training was tried with."""
