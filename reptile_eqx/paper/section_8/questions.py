@@ -94,7 +94,7 @@ SIDES: dict[str, tuple[type, dict[str, Any]]] = {
 CHOSEN: dict[str, dict[str, float]] = {
     "depth": dict.fromkeys(DEPTHS, 3e-3) | dict.fromkeys(("8 blocks", "12 blocks", "12 blocks, skips"), 1e-3),
     "ordinary": {"5 small steps": 0.3, "one large step": 0.3, "5 small steps, half of the way": 1.0},
-    "fine-tuning": dict.fromkeys(SIDES, 3e-3),
+    "fine-tuning": {"Joint training": 3e-3, "Reptile, 5-way": 1e-2, "Reptile, 20-way": 1e-2},
     "regularisers": {
         "dropout": 0.1, "weight decay": 0.1, "label smoothing": 0.03, "pull towards φ": 0.3, "steps of adaptation": 20,
     },
