@@ -158,12 +158,16 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
 
 
 def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
-    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each."""
+    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each: five seeds, without
+    the one that learning rates were chosen with."""
     settings: dict[str, Any] = dict(outer_iterations=1000, eval_tasks=40) | _scaled(scale) | dict(curve_points=0)
     if scale.profile == "smoke":
         settings |= dict(tuning_rates=(1e-3, 3e-3), tuning_steps=(1,))
+    seeds = scale.chosen_seeds({"smoke": 1, "quick": 6, "paper": 6})
+    if scale.seeds is None:
+        seeds = [seed for seed in seeds if seed != CHOOSING_SEED]
     return {
-        name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+        name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in seeds]
         for name, (kind, own) in _named(scale, "fine-tuning", SIDES).items()
     }
 
