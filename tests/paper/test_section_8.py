@@ -21,7 +21,7 @@ from reptile_eqx.paper.section_8.entries import entries as of_section_8
 from reptile_eqx.paper.section_8.fine_tuning import FineTunedReptile, JointTraining
 from reptile_eqx.paper.section_8.supervised import Characters, Supervised, agreement, one_step
 from reptile_eqx.paper.section_8.variants import DeepNetwork, Variant
-from reptile_eqx.runs.configuration import numbers_of
+from reptile_eqx.runs.configuration import numbers_of, run_name
 from reptile_eqx.runs.records import find_record
 
 FIGURES = Path(__file__).parents[2] / "figures"
@@ -191,6 +191,25 @@ def test_operations_are_the_multiplications_of_its_layers():
 def test_what_makes_no_variant_is_told(field, value, said):
     with pytest.raises(ValueError, match=f"`{field}` is .*{said}"):
         Variant(**{field: value})
+
+
+@pytest.mark.parametrize("kind", [JointTraining, FineTunedReptile])
+def test_what_fine_tuning_cannot_be_tried_with_is_told(kind):
+    with pytest.raises(ValueError, match="`tuning_steps` is 0; expected a whole number"):
+        kind(tuning_steps=[5, 0])
+    with pytest.raises(ValueError, match="`tuning_steps` is .* larger than the one before"):
+        kind(tuning_steps=[5, 5])
+    with pytest.raises(ValueError, match="`tuning_rates` is empty"):
+        kind(tuning_rates=())
+    with pytest.raises(ValueError, match="`learning_rate`"):
+        kind(learning_rate=-1.0)
+
+
+def test_fine_tuning_tried_with_more_shares_its_training():
+    small = dict(outer_iterations=1, eval_tasks=2)
+    few, more = (JointTraining(dataset="glyphs", train_classes=300, tuning_steps=n, **small) for n in ([1], [1, 2]))
+    assert run_name(few) != run_name(more)
+    assert run_name(few, training_only=True) == run_name(more, training_only=True)
 
 
 def test_what_makes_no_ordinary_training_is_told():

@@ -13,7 +13,6 @@ from ...runs.records import Record
 from ..claims import Claims
 from ..pretrained import load_pretrained
 from ..statistics import BySeed, finished, larger_in_pairs, over_seeds
-from .fine_tuning import RATES, STEPS
 
 Means = Mapping[str, Sequence[Record]]
 """The records of each thing that is compared, by its name."""
@@ -43,7 +42,7 @@ def fine_tuned(records: Sequence[Record], ways: int) -> BySeed:
 
 
 def best_fine_tuning(records: Sequence[Record], ways: int) -> tuple[int, int]:
-    """Which of `RATES` and of `STEPS` are best on the characters to choose by, as positions."""
+    """Which of `tuning_rates` and of `tuning_steps` are best on the characters to choose by, as positions."""
     to_choose_by = np.mean([record.results[f"validation {ways}-way"]["mean"] for record in finished(records)], 0)
     rate, step = np.unravel_index(to_choose_by.argmax(), to_choose_by.shape)
     return int(rate), int(step)
@@ -151,7 +150,8 @@ def fine_tuning_table(records: Means) -> pd.DataFrame:
                 rate, step = best_fine_tuning(of, ways)
                 row = {"Initialisation": name.split(",")[0], "Tasks": f"{ways}-way 1-shot"}
                 row["Accuracy (%)"] = _mean(list(fine_tuned(of, ways).values()))
-                rows.append(row | {"Fine-tuned by": f"{STEPS[step]} steps of {RATES[rate]:g}"})
+                steps, rates = (of[0].config[f"tuning_{what}"] for what in ("steps", "rates"))
+                rows.append(row | {"Fine-tuned by": f"{steps[step]} steps of {rates[rate]:g}"})
     return pd.DataFrame(sorted(rows, key=lambda row: (len(row["Tasks"]), row["Initialisation"])))
 
 

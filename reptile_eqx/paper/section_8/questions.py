@@ -21,7 +21,9 @@ from .variants import Variant
 
 CHOOSING_SEED = 3
 RATES = (1e-3, 3e-3)
-"""Adam's learning rates that each network, and each side of the comparison with joint training, was tried with."""
+"""Adam's learning rates that each network was tried with."""
+SIDES_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+"""Adam's learning rates that each side of the comparison with joint training was trained with."""
 SGD_RATES = (0.1, 0.3, 1.0)
 """SGD's step sizes that each way of ordinary training was tried with."""
 STEP_SIZE = 0.1
@@ -78,20 +80,21 @@ ORDINARY: dict[str, dict[str, Any]] = {
 }
 """Ways of ordinary training, by name."""
 
+_TUNING: dict[str, Any] = dict(tuning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 0.1), tuning_steps=(5, 15, 50))
 SIDES: dict[str, tuple[type, dict[str, Any]]] = {
-    "Joint training": (JointTraining, {}),
+    "Joint training": (JointTraining, _TUNING),
     "Reptile, 5-way": (
         FineTunedReptile,
-        _REPTILE | dict(ways=5, inner_batch_size=10, training_shots=10, meta_batch_size=2),
+        _REPTILE | _TUNING | dict(ways=5, inner_batch_size=10, training_shots=10, meta_batch_size=2),
     ),
-    "Reptile, 20-way": (FineTunedReptile, _REPTILE),
+    "Reptile, 20-way": (FineTunedReptile, _REPTILE | _TUNING),
 }
 """What is fine-tuned, by name; each sees 100 images an iteration."""
 
 CHOSEN: dict[str, dict[str, float]] = {
     "depth": dict.fromkeys(DEPTHS, 3e-3) | dict.fromkeys(("8 blocks", "12 blocks", "12 blocks, skips"), 1e-3),
     "ordinary": {"5 small steps": 0.3, "one large step": 0.3, "5 small steps, half of the way": 1.0},
-    "fine-tuning": dict.fromkeys(SIDES, 3e-3),
+    "fine-tuning": {"Joint training": 3e-3, "Reptile, 5-way": 1e-2, "Reptile, 20-way": 1e-2},
     "regularisers": {
         "dropout": 0.1, "weight decay": 0.1, "label smoothing": 0.03, "pull towards φ": 0.3, "steps of adaptation": 20,
     },
@@ -155,10 +158,16 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
 
 
 def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
-    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each."""
+    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each: five seeds, without
+    the one that learning rates were chosen with."""
     settings: dict[str, Any] = dict(outer_iterations=1000, eval_tasks=40) | _scaled(scale) | dict(curve_points=0)
+    if scale.profile == "smoke":
+        settings |= dict(tuning_rates=(1e-3, 3e-3), tuning_steps=(1,))
+    seeds = scale.chosen_seeds({"smoke": 1, "quick": 6, "paper": 6})
+    if scale.seeds is None:
+        seeds = [seed for seed in seeds if seed != CHOOSING_SEED]
     return {
-        name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+        name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in seeds]
         for name, (kind, own) in _named(scale, "fine-tuning", SIDES).items()
     }
 
@@ -193,7 +202,7 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     tried = {
         "depth": (depth_runs(half)["as many iterations"], RATES, fewer | on_validation),
         "ordinary": (ordinary_runs(half)["the best step size"], SGD_RATES, fewer),
-        "fine-tuning": (fine_tuning_runs(half), RATES, dict(eval_tasks=20)),
+        "fine-tuning": (fine_tuning_runs(half), SIDES_RATES, dict(eval_tasks=20)),
     }
     rates = {
         question: {
