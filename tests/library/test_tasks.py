@@ -80,6 +80,11 @@ def test_replacement_draws_each_batch_without_repeats(sizes, seed):
     assert all(len(set(batch)) == batch_size and set(batch) <= set(range(examples)) for batch in batches)
 
 
+def test_batches_of_all_examples_are_the_same_with_and_without_replacement():
+    key = jax.random.key(3)
+    assert np.array_equal(tasks.replacement(key, 7, 7, 4), tasks.cycle(key, 7, 7, 4))
+
+
 def test_replacement_draws_batches_evenly_and_independently():
     """Caught: batches that avoid or repeat the batch before them, as a pass cut in order would."""
     batches = np.asarray(tasks.replacement(jax.random.key(0), 4, 2, 4000))
