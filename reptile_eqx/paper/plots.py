@@ -320,9 +320,11 @@ def figure_4(
     """Figure 4: final accuracy against what each panel sweeps, on one scale.
 
     The bars are 95 % intervals: over seeds where a point has several (filled), else over its tasks (hollow). The inset
-    of 4a is its upper part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches.
+    of 4a is its upper part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches. A
+    panel's name may go on, such as "4b, mean loss".
     """
-    figure, grid = plt.subplots(1, len(panels), figsize=(11.5, 4.6), sharey=True, squeeze=False, layout="constrained")
+    size = (1 + 3.5 * len(panels), 4.6)
+    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
     row = grid[0]
     swept = {
         "4a": "inner-loop iterations",
@@ -330,7 +332,7 @@ def figure_4(
         "4c": "outer step size\n(batches of all 100 images)",
     }
     for axes, (panel, lines) in zip(row, panels.items(), strict=True):
-        axes.set(xlabel=swept[panel], title=panel, ylim=(0, 100))
+        axes.set(xlabel=swept[panel[:2]], title=panel, ylim=(0, 100))
         inset = axes.inset_axes((0.5, 0.08, 0.47, 0.42), ylim=(85, 100)) if panel == "4a" else None
         for line, points in lines.items():
             look = dict(zip(("color", "linestyle", "marker"), _LOOKS[line], strict=True))
@@ -342,7 +344,7 @@ def figure_4(
         if inset:
             inset.tick_params(labelsize=7)
             inset.grid(alpha=0.25)
-        if panel == "4b":
+        if panel.startswith("4b"):
             axes.set_xticks(sorted({value for points in lines.values() for value in points}))
         if panel == "4c":
             axes.set_xscale("log")
