@@ -219,6 +219,12 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     return rates | {"regularisers": strengths}
 
 
+def choosing_again_runs() -> list[FineTunedReptile]:
+    """20-way Reptile with the two learning rates that it had to choose from closely, for all iterations: a check."""
+    some = fine_tuning_runs(Scale("quick"))["Reptile, 20-way"][0]
+    return [replace(some, seed=CHOOSING_SEED, learning_rate=rate) for rate in (3e-3, 1e-2)]
+
+
 def chosen(question: str, name: str, records: Sequence[Record]) -> float | int:
     """The learning rate, or strength, of the record with the best accuracy on what there is to choose by."""
     field = REGULARISERS[name][0] if question == "regularisers" else "learning_rate"
