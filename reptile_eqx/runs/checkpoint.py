@@ -157,8 +157,9 @@ class Training:
             np.savez(content, *jax.tree.leaves(values))
             write(self._seen_path(self.path.parent, measurement), sealed(_SEEN, content.getvalue()))
 
-    def load_seen(self, measurement: Measurement, like: PyTree) -> PyTree[np.ndarray] | None:
-        """What `save_seen` kept, or `None` where there is nothing; `like` is what one task gives, of this structure."""
+    def load_seen(self, measurement: Measurement, like: Callable[[], PyTree]) -> PyTree[np.ndarray] | None:
+        """What `save_seen` kept, or `None` where there is nothing; `like()` is what one task gives, of this structure.
+        It is asked for where something was kept, as it traces the measurement."""
         if self.path is None or (content := read(self._seen_path(self.path.parent, measurement), _SEEN)) is None:
             return None
         try:
@@ -167,13 +168,14 @@ class Training:
         except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             set_aside(self._seen_path(self.path.parent, measurement), error)
             return None
-        if [(x.shape[1:], x.dtype) for x in leaves] != [(x.shape, x.dtype) for x in jax.tree.leaves(like)]:
+        expected, structure = jax.tree.flatten(like())
+        if [(x.shape[1:], x.dtype) for x in leaves] != [(x.shape, x.dtype) for x in expected]:
             name = f"{self.config.name}, {measurement.name}"
             warnings.warn(
                 f"{name}: its code has changed since tasks were measured; all are measured anew", stacklevel=2
             )
             return None
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return jax.tree.unflatten(structure, leaves)
 
 
 _KEPT = ("iteration", "seconds", "curve", "diverged", "commits")

@@ -142,7 +142,11 @@ class Programs:
     def _seen_before(self, training, measurement):
         """What a final measurement of an earlier process has seen, or `None`."""
         state = eqx.combine(self._arrays, self._still)
-        return training.load_seen(measurement, eqx.filter_eval_shape(measurement.measure, state, jax.random.PRNGKey(0)))
+
+        def like():
+            return eqx.filter_eval_shape(measurement.measure, state, jax.random.PRNGKey(0))
+
+        return training.load_seen(measurement, like)
 
     def _measuring_program(self, measurement: Measurement, index: int, final: bool) -> tuple[int, Spread]:
         """How many tasks a measurement takes at a time, and the program for it."""

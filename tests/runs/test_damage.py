@@ -153,7 +153,7 @@ def test_values_that_are_none_are_measured_again_under_a_valid_seal_too(tmp_path
     one, measurement, path = measured(tmp_path)
     path.write_bytes(files.sealed("measured values", content))
     with pytest.warns(UserWarning, match=f"{path.name} is not used, as"):
-        assert one.load_seen(measurement, np.ones(4, np.float32)) is None
+        assert one.load_seen(measurement, lambda: np.ones(4, np.float32)) is None
 
 
 @pytest.mark.parametrize("value", [10**400, Fraction(1, 2), float("inf"), "3", True, None, 3.5, 1j])
@@ -166,10 +166,10 @@ def test_what_is_no_whole_number_is_named(value):
 @pytest.mark.parametrize("damage", [*DAMAGES, *PLACES])
 def test_damaged_values_are_measured_again(tmp_path, damage):
     one, measurement, path = measured(tmp_path)
-    assert one.load_seen(measurement, np.ones(4, np.float32)).shape == (3, 4)
+    assert one.load_seen(measurement, lambda: np.ones(4, np.float32)).shape == (3, 4)
     apply(path, damage)
     with pytest.warns(UserWarning, match=f"{path.name} is not used, as"):
-        assert one.load_seen(measurement, np.ones(4, np.float32)) is None
+        assert one.load_seen(measurement, lambda: np.ones(4, np.float32)) is None
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, *PLACES])

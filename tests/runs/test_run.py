@@ -315,8 +315,8 @@ def test_what_was_seen_of_other_parameters_is_not_taken(home):
     training = Training(config, state_path(config, ""), plain(config), state)
     (measurement, _) = config.measurements(None, numbers_of(config), final=True)
     like = eqx.filter_eval_shape(measurement.measure, rx.load_state(config), jax.random.PRNGKey(0))
-    assert len(training.load_seen(measurement, like)) == 4
+    assert len(training.load_seen(measurement, lambda: like)) == 4
     with pytest.warns(UserWarning, match="its code has changed since tasks were measured"):
-        assert training.load_seen(measurement, (like, like)) is None
+        assert training.load_seen(measurement, lambda: (like, like)) is None
     training.state = jax.tree.map(lambda leaf: leaf + 1, training.state)
-    assert training.load_seen(measurement, like) is None
+    assert training.load_seen(measurement, lambda: pytest.fail("nothing was kept, so that nothing is traced")) is None

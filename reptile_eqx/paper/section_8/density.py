@@ -276,13 +276,15 @@ def runs(scale: Scale) -> dict[str, list[FewShotDensity]]:
     smoke: dict[str, Any] = _SMOKE if scale.profile == "smoke" else {}
     settings = smoke | scale.settings(dict.fromkeys(PROFILES, {}))
     most = settings.get("eval_inner_iterations", FewShotDensity.eval_inner_iterations)
+    # With one adaptation for all, `smoke` has fewer programs.
+    adapted = {algorithm: TUNED["reptile" if smoke else algorithm] for algorithm in METHODS.values()}
     return {
         method: [
             _config(
                 algorithm,
                 learning_rate=TUNED[algorithm].learning_rate,
-                eval_learning_rates=tuple((rate,) for rate in TUNED[algorithm].eval_learning_rates),
-                eval_steps=tuple(min(steps, most) for steps in TUNED[algorithm].eval_steps),
+                eval_learning_rates=tuple((rate,) for rate in adapted[algorithm].eval_learning_rates),
+                eval_steps=tuple(min(steps, most) for steps in adapted[algorithm].eval_steps),
                 seed=seed,
                 **settings,
             )

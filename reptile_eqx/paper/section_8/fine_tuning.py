@@ -28,8 +28,6 @@ from .supervised import Supervised
 from .variants import QUERIES, Variant
 
 SHOTS = 1
-WAYS = (5, 20)
-"""How many classes the tasks have that joint training is fine-tuned to."""
 
 Prepare = Callable[[PyTree, int, PRNGKeyArray], tuple[PyTree, PyTree]]
 """Of a trained state, ways and a key: the network to adapt, and the state of Adam that it starts from."""
@@ -86,18 +84,20 @@ class FineTuned:
 @dataclass(frozen=True)
 class JointTraining(FineTuned, Supervised):
     """A network that tells the training characters apart, each turned by quarters as well, by Adam. It is fine-tuned
-    on characters that it has not seen, with a new head."""
+    on characters that it has not seen, with a new head, to tasks of each of `eval_ways`."""
 
-    measured: ClassVar[tuple[str, ...]] = (*Supervised.measured, "tuning_rates", "tuning_steps")
+    measured: ClassVar[tuple[str, ...]] = (*Supervised.measured, "tuning_rates", "tuning_steps", "eval_ways")
 
     turned: bool = True
     optimiser: str = "adam"
     learning_rate: float | int = 1e-3
     curve_points: int = 0
+    eval_ways: tuple[int, ...] | list[int] = (5, 20)
 
     def __post_init__(self):
         Supervised.__post_init__(self)
         FineTuned.__post_init__(self)
+        object.__setattr__(self, "eval_ways", tuple(whole("eval_ways", ways) for ways in self.eval_ways))
 
     @property
     def name(self) -> str:
@@ -111,7 +111,8 @@ class JointTraining(FineTuned, Supervised):
             network = eqx.tree_at(lambda net: net.blocks, OmniglotNetwork(ways, key=key), state.model.blocks)
             return network, start_optimiser(reference_adam(1.0), network)
 
-        return self.accuracies(prepare, data, self.split(data, numbers), WAYS, self.eval_tasks) if final else ()
+        split = self.split(data, numbers)
+        return self.accuracies(prepare, data, split, self.eval_ways, self.eval_tasks) if final else ()
 
 
 @dataclass(frozen=True)

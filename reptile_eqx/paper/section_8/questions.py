@@ -37,8 +37,11 @@ _REPTILE: dict[str, Any] = dict(
 )  # fmt: skip
 # `smoke` has room for few programs, and takes any dataset of 600 classes.
 _SMOKE: dict[str, Any] = dict(outer_iterations=1, train_classes=300, curve_tasks=2, eval_tasks=2)
+_SMOKE_REPTILE: dict[str, Any] = dict(
+    ways=5, inner_batch_size=10, training_shots=10, meta_batch_size=1, eval_inner_batch_size=5
+)
 _SMALLEST = {
-    "depth": ("4 blocks", "8 blocks, skips"),
+    "depth": ("4 blocks", "6 blocks, skips"),
     "regularisers": ("none", "weight decay"),
     "ordinary": ("5 small steps", "one large step + a tenth of the term"),
     "fine-tuning": ("Joint training", "Reptile, 5-way"),
@@ -145,6 +148,7 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
     settings = dict(outer_iterations=500) | _scaled(scale)
     named = _named(scale, "ordinary", ORDINARY)
     seeds = scale.chosen_seeds(_SEEDS)
+    of_their_own = {} if scale.profile == "smoke" else named
 
     def trainings(own, rate):
         return [Supervised(**settings | own, learning_rate=rate, seed=seed) for seed in seeds]
@@ -152,7 +156,9 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
     return {
         "one step size": {name: trainings(own, STEP_SIZE) for name, own in named.items()},
         "the best step size": {
-            name: trainings(own, CHOSEN["ordinary"][name]) for name, own in named.items() if "amplified" not in own
+            name: trainings(own, CHOSEN["ordinary"][name])
+            for name, own in of_their_own.items()
+            if "amplified" not in own
         },
     }
 
@@ -161,19 +167,22 @@ def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
     """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each: five seeds, without
     the one that learning rates were chosen with."""
     settings: dict[str, Any] = dict(outer_iterations=1000, eval_tasks=40) | _scaled(scale) | dict(curve_points=0)
+    smoke: dict[str, dict[str, Any]] = {}
     if scale.profile == "smoke":
         settings |= dict(tuning_rates=(1e-3, 3e-3), tuning_steps=(1,))
+        smoke = {"Joint training": dict(eval_ways=(5,)), "Reptile, 5-way": _SMOKE_REPTILE}
     seeds = scale.chosen_seeds({"smoke": 1, "quick": 6, "paper": 6})
     if scale.seeds is None:
         seeds = [seed for seed in seeds if seed != CHOOSING_SEED]
     return {
-        name: [kind(**own | settings | _rate("fine-tuning", name), seed=seed) for seed in seeds]
+        name: [kind(**own | smoke.get(name, {}) | settings | _rate("fine-tuning", name), seed=seed) for seed in seeds]
         for name, (kind, own) in _named(scale, "fine-tuning", SIDES).items()
     }
 
 
 def _reptile(scale, own, share=1.0, settings=MappingProxyType({})):
-    settings = _REPTILE | settings | own | _scaled(scale)
+    small = _SMOKE_REPTILE if scale.profile == "smoke" else {}
+    settings = _REPTILE | settings | own | small | _scaled(scale)
     settings["outer_iterations"] = max(1, round(share * settings["outer_iterations"]))
     return [Variant(**settings, seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
 
