@@ -231,7 +231,7 @@ def test_lists_mean_the_same_as_the_texts_that_papermill_makes_of_them():
 def section_8():
     """What is trained for Section 8, and what its settings were chosen by."""
     yield from (entry.runs for entry in section_8_entries(Scale("paper")).values())
-    yield from (questions.choosing_runs(), {"again": questions.choosing_again_runs()}, density.tuning_runs())
+    yield from (questions.choosing_runs(), density.tuning_runs())
     for environment in ENVIRONMENTS:
         yield reinforcement_runs.tuning_runs(environment)
         if environment in reinforcement_runs.FIRST_TUNED:

@@ -46,7 +46,7 @@ _SMALLEST = {
     "ordinary": ("5 small steps", "one large step + a tenth of the term"),
     "fine-tuning": ("Joint training", "Reptile, 5-way"),
 }
-_SEEDS = {"smoke": 1, "quick": 3, "paper": 3}
+_SEEDS = {"smoke": 1, "quick": 6, "paper": 6}
 
 DEPTHS: dict[str, dict[str, Any]] = {
     "4 blocks": {},
@@ -97,7 +97,7 @@ SIDES: dict[str, tuple[type, dict[str, Any]]] = {
 CHOSEN: dict[str, dict[str, float]] = {
     "depth": dict.fromkeys(DEPTHS, 3e-3) | dict.fromkeys(("8 blocks", "12 blocks", "12 blocks, skips"), 1e-3),
     "ordinary": {"5 small steps": 0.3, "one large step": 0.3, "5 small steps, half of the way": 1.0},
-    "fine-tuning": {"Joint training": 3e-3, "Reptile, 5-way": 1e-2, "Reptile, 20-way": 1e-2},
+    "fine-tuning": {"Joint training": 3e-3, "Reptile, 5-way": 3e-3, "Reptile, 20-way": 3e-3},
     "regularisers": {
         "dropout": 0.1, "weight decay": 0.1, "label smoothing": 0.03, "pull towards φ": 0.3, "steps of adaptation": 20,
     },
@@ -147,7 +147,7 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
     """
     settings = dict(outer_iterations=500) | _scaled(scale)
     named = _named(scale, "ordinary", ORDINARY)
-    seeds = scale.chosen_seeds(_SEEDS)
+    seeds = _seeds(scale)
     of_their_own = {} if scale.profile == "smoke" else named
 
     def trainings(own, rate):
@@ -164,18 +164,17 @@ def ordinary_runs(scale: Scale) -> dict[str, dict[str, list[Supervised]]]:
 
 
 def fine_tuning_runs(scale: Scale) -> dict[str, list[Any]]:
-    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each: five seeds, without
-    the one that learning rates were chosen with."""
+    """Joint training, whose network is fine-tuned for 5- and 20-way tasks, and Reptile for each."""
     settings: dict[str, Any] = dict(outer_iterations=1000, eval_tasks=40) | _scaled(scale) | dict(curve_points=0)
     smoke: dict[str, dict[str, Any]] = {}
     if scale.profile == "smoke":
         settings |= dict(tuning_rates=(1e-3, 3e-3), tuning_steps=(1,))
         smoke = {"Joint training": dict(eval_ways=(5,)), "Reptile, 5-way": _SMOKE_REPTILE}
-    seeds = scale.chosen_seeds({"smoke": 1, "quick": 6, "paper": 6})
-    if scale.seeds is None:
-        seeds = [seed for seed in seeds if seed != CHOOSING_SEED]
     return {
-        name: [kind(**own | smoke.get(name, {}) | settings | _rate("fine-tuning", name), seed=seed) for seed in seeds]
+        name: [
+            kind(**own | smoke.get(name, {}) | settings | _rate("fine-tuning", name), seed=seed)
+            for seed in _seeds(scale)
+        ]
         for name, (kind, own) in _named(scale, "fine-tuning", SIDES).items()
     }
 
@@ -184,7 +183,13 @@ def _reptile(scale, own, share=1.0, settings=MappingProxyType({})):
     small = _SMOKE_REPTILE if scale.profile == "smoke" else {}
     settings = _REPTILE | settings | own | small | _scaled(scale)
     settings["outer_iterations"] = max(1, round(share * settings["outer_iterations"]))
-    return [Variant(**settings, seed=seed) for seed in scale.chosen_seeds(_SEEDS)]
+    return [Variant(**settings, seed=seed) for seed in _seeds(scale)]
+
+
+def _seeds(scale):
+    """As many as asked for, and by default five: without the one that learning rates were chosen with."""
+    seeds = scale.chosen_seeds(_SEEDS)
+    return seeds if scale.seeds is not None else [seed for seed in seeds if seed != CHOOSING_SEED]
 
 
 def _scaled(scale):
@@ -203,15 +208,14 @@ def _rate(question, name):
 def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     """The trainings that `CHOSEN` was found by, by question and name, one for each value tried.
 
-    Those of learning rates have 500 iterations; those of strengths have all, as shorter ones leave no gap.
+    They are as long as those that are reported: after half of the iterations the best learning rate may be another.
     """
-    half, whole = Scale("quick", outer_iterations=500), Scale("quick")
-    fewer, on_validation = dict(eval_tasks=30), dict(eval_splits=("validation",))
+    whole, on_validation = Scale("quick"), dict(eval_splits=("validation",))
     none = regulariser_runs(whole)["none"]
     tried = {
-        "depth": (depth_runs(half)["as many iterations"], RATES, fewer | on_validation),
-        "ordinary": (ordinary_runs(half)["the best step size"], SGD_RATES, fewer),
-        "fine-tuning": (fine_tuning_runs(half), SIDES_RATES, dict(eval_tasks=20)),
+        "depth": (depth_runs(whole)["as many iterations"], RATES, on_validation),
+        "ordinary": (ordinary_runs(whole)["the best step size"], SGD_RATES, dict(eval_tasks=30)),
+        "fine-tuning": (fine_tuning_runs(whole), SIDES_RATES, {}),
     }
     rates = {
         question: {
@@ -226,14 +230,6 @@ def choosing_runs() -> dict[str, dict[str, list[Any]]]:
         for name, (field, of) in REGULARISERS.items()
     }
     return rates | {"regularisers": strengths}
-
-
-def choosing_again_runs() -> list[FineTunedReptile]:
-    """20-way Reptile with the two learning rates that were close after half of the iterations, after all of them, and
-    the reported seeds with the smaller one: a check of what `CHOSEN` makes of it."""
-    reported = fine_tuning_runs(Scale("quick"))["Reptile, 20-way"]
-    choosing = [replace(reported[0], seed=CHOOSING_SEED, learning_rate=rate) for rate in (3e-3, 1e-2)]
-    return choosing + [replace(config, learning_rate=3e-3) for config in reported]
 
 
 def chosen(question: str, name: str, records: Sequence[Record]) -> float | int:
