@@ -1,6 +1,6 @@
 """What is trained for Section 8's reinforcement learning, by profile, and how its step sizes were chosen."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ _ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 
 INNER_STEP_SIZES = {"bandit": (0.03, 0.1, 0.3, 1.0, 3.0), "navigation": (0.003, 0.01, 0.03, 0.1, 0.3)}
-OUTER_STEP_SIZES = {"bandit": (3e-4, 1e-3, 3e-3), "navigation": (3e-3, 1e-2, 3e-2)}
+OUTER_STEP_SIZES = {"bandit": (1e-4, 3e-4, 1e-3), "navigation": (3e-3, 1e-2, 3e-2)}
 """The grid that each method's step sizes were chosen from, by environment."""
+TUNING_SEEDS = (100, 101, 102)
+"""None of which is reported."""
 
-FIRST_TUNED: dict[str, dict[str, tuple[float, float]]] = {
+TUNED: dict[str, dict[str, tuple[float, float]]] = {
     "bandit": {
         "Random initialisation": (0.57921, 0.0),
         "Joint training": (1.0, 0.001),
@@ -33,44 +35,26 @@ FIRST_TUNED: dict[str, dict[str, tuple[float, float]]] = {
     },
     "navigation": {
         "Random initialisation": (0.003, 0.0),
-        "Joint training": (0.1, 0.03),
-        "FOMAML": (0.1, 0.03),
-        "MAML": (0.003, 0.03),
-        "Reptile": (0.1, 0.03),
-    },
-}
-"""The best point of each method's grid, (inner, outer), by environment: what `tuning` has first for `tuning_runs`."""
-
-# In navigation all four chose the largest outer step size, in trainings of 200 iterations of one seed. In those of 500
-# over five seeds FOMAML and MAML break down with it. So it was taken out of the grid, for all; ten points are left.
-TUNED: dict[str, dict[str, tuple[float, float]]] = FIRST_TUNED | {
-    "navigation": {
-        "Random initialisation": (0.003, 0.0),
         "Joint training": (0.1, 0.01),
         "FOMAML": (0.03, 0.01),
         "MAML": (0.01, 0.01),
         "Reptile": (0.3, 0.01),
-    }
+    },
 }
-"""The step sizes that are used."""
-_TUNING: dict[str, dict[str, Any]] = {
-    "bandit": dict(outer_iterations=200, curve_points=0, eval_tasks=200, eval_inner_iterations=JUDGED),
-    "navigation": dict(outer_iterations=200, curve_points=0, eval_tasks=100, eval_inner_iterations=JUDGED),
-}
+"""The best point of each method's grid, (inner, outer), by environment: what `tuning` has first for `tuning_runs`."""
+_TUNING = dict(curve_points=0, eval_tasks=100, eval_inner_iterations=JUDGED)
 
 
-def runs(
-    scale: Scale, environment: str, tuned: Mapping[str, Mapping[str, tuple[float, float]]] = TUNED
-) -> dict[str, list[ReinforcementLearning]]:
+def runs(scale: Scale, environment: str) -> dict[str, list[ReinforcementLearning]]:
     """The trainings on an environment (`ENVIRONMENTS`), by method (`catalogue.METHODS`), one for each seed.
 
-    `tuned` may be `FIRST_TUNED` instead. `smoke` has joint training and Reptile.
+    `smoke` has joint training and Reptile.
     """
     few = ("Joint training", "Reptile")
     methods = {m: a for m, a in METHODS.items() if scale.profile != "smoke" or m in few}
     return {
         method: [
-            _configuration(environment, algorithm, tuned[environment][method], seed, **scale.settings(_SCALE))
+            _configuration(environment, algorithm, TUNED[environment][method], seed, **scale.settings(_SCALE))
             for seed in scale.chosen_seeds(_SEEDS)
         ]
         for method, algorithm in methods.items()
@@ -78,18 +62,19 @@ def runs(
 
 
 def tuning_runs(environment: str) -> dict[str, list[ReinforcementLearning]]:
-    """The short trainings that step sizes were chosen by, by method: fifteen points each.
+    """The trainings that step sizes were chosen by, by method: fifteen points each, with each of `TUNING_SEEDS`.
 
-    Their seed, and so the tasks, is another than those of `runs`. An untrained initialisation has no outer step size;
-    its points are fifteen inner step sizes in the same range.
+    They are as long as those of `runs`, on other tasks. An untrained initialisation has no outer step size; its points
+    are fifteen inner step sizes, from a tenth of the least on.
     """
     inner = INNER_STEP_SIZES[environment]
     points = [(a, e) for a in inner for e in OUTER_STEP_SIZES[environment]]
-    untrained = [(float(a), 0.0) for a in np.geomspace(inner[0], inner[-1], len(points)).round(5)]
+    untrained = [(float(a), 0.0) for a in np.geomspace(inner[0] / 10, inner[-1], len(points)).round(5)]
     return {
         method: [
-            _configuration(environment, algorithm, point, 100, **_TUNING[environment])
+            _configuration(environment, algorithm, point, seed, **_TUNING)
             for point in (untrained if algorithm == "random" else points)
+            for seed in TUNING_SEEDS
         ]
         for method, algorithm in METHODS.items()
     }
