@@ -234,8 +234,6 @@ def section_8():
     yield from (questions.choosing_runs(), density.tuning_runs())
     for environment in ENVIRONMENTS:
         yield reinforcement_runs.tuning_runs(environment)
-        if environment in reinforcement_runs.FIRST_TUNED:
-            yield reinforcement_runs.runs(Scale("paper"), environment, reinforcement_runs.FIRST_TUNED)
 
 
 @in_a_checkout
