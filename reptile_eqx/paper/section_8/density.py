@@ -211,8 +211,8 @@ class Tuned(NamedTuple):
 
 TUNED = {
     "random": Tuned(1e-3, (3e-3, 1e-2), (15, 16)),
-    "joint": Tuned(3e-3, (3e-4, 3e-4), (3, 16)),
-    "reptile": Tuned(3e-3, (1e-3, 1e-3), (1, 7)),
+    "joint": Tuned(1e-2, (3e-4, 1e-3), (10, 15)),
+    "reptile": Tuned(3e-3, (1e-3, 1e-3), (1, 5)),
 }
 _GRID, _EVAL_GRID = (1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3, 1e-2)
 _SMOKE: dict[str, Any] = dict(
