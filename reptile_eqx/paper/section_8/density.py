@@ -232,10 +232,7 @@ def tuning_runs() -> dict[str, list[FewShotDensity]]:
     """What `TUNED` was chosen from: for each method the same grid of trainings, with a seed that is not reported, each
     adapted with the same grid of step sizes to drawings of validation characters."""
     settings: dict[str, Any] = dict(
-        curve_points=0,
-        held_out="validation",
-        seed=100,
-        eval_learning_rates=(_EVAL_GRID,) * 2,
+        curve_points=0, held_out="validation", seed=100, eval_learning_rates=(_EVAL_GRID,) * 2
     )
     return {
         method: [
@@ -316,14 +313,19 @@ def claims(records: Mapping[str, Sequence[Record]]) -> Claims:
     def before(of):
         return bits(of, 5, adapted=False)
 
-    def gain(of):
-        return {seed: after - before(of)[seed] for seed, after in bits(of, 5).items()}
+    def gain(of, shots):
+        start = bits(of, shots, adapted=False)
+        return {seed: after - start[seed] for seed, after in bits(of, shots).items()}
 
     expected = {
         "before adaptation joint training's bits per pixel are below Reptile's": (before(joint), before(meta)),
         "adaptation to five drawings lowers Reptile's bits per pixel": (bits(meta, 5), before(meta)),
         "adaptation to five drawings lowers joint training's": (bits(joint, 5), before(joint)),
-        "adaptation to five drawings takes more off Reptile's than off joint training's": (gain(meta), gain(joint)),
+        "adaptation to five drawings takes more off Reptile's than off joint training's": (
+            gain(meta, 5),
+            gain(joint, 5),
+        ),
+        "adaptation to one drawing takes more off Reptile's than off joint training's": (gain(meta, 1), gain(joint, 1)),
         "after adaptation to five drawings Reptile's are below joint training's": (bits(meta, 5), bits(joint, 5)),
         "after adaptation to one drawing Reptile's are below joint training's": (bits(meta, 1), bits(joint, 1)),
         "adapted to five drawings, a random initialisation's stay above both": (

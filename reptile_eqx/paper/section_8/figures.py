@@ -38,7 +38,8 @@ def depth(records: Mapping[str, Means], note: str = "") -> Figure:
         }
         means, intervals = zip(*(over_seeds(list(accuracy(points[b]).values())) for b in sorted(points)), strict=True)
         axes.errorbar(sorted(points), means, intervals, capsize=3, label=label, **look)
-    axes.set(xlabel="blocks of the network", ylabel="accuracy, 20-way 1-shot (%)", xticks=[4, 6, 8, 12])
+    ways = first[0].config["ways"]
+    axes.set(xlabel="blocks of the network", ylabel=f"accuracy, {ways}-way 1-shot (%)", xticks=[4, 6, 8, 12])
     return _finished(figure, "Deeper networks on unseen characters", note)
 
 
@@ -59,7 +60,7 @@ def gaps(records: Means, note: str = "") -> Figure:
     ways = records["none"][0].config["ways"]
     left.set(xlabel="outer iterations", ylabel=f"accuracy, {ways}-way 1-shot (%)", title="without regularisation")
     right.set(yticks=rows, yticklabels=list(records), xlabel=f"accuracy, {ways}-way 1-shot (%)", title="at the end")
-    return _finished(figure, "The gap to unseen characters, and what closes it", note)
+    return _finished(figure, "The gap to unseen characters, and what closes it", _with_curves(note, records["none"]))
 
 
 def ordinary(records: Means, note: str = "") -> Figure:
@@ -81,7 +82,8 @@ def ordinary(records: Means, note: str = "") -> Figure:
             axes.plot(x, mean, markersize=4, label=name, **look)
             axes.fill_between(x, mean - interval, mean + interval, color=look["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="outer iterations (of 100 drawings)", ylabel=label)
-    return _finished(figure, "Ordinary training on one fixed set of characters", note)
+    of = next(of for of in records.values() if ended(of))
+    return _finished(figure, "Ordinary training on one fixed set of characters", _with_curves(note, of))
 
 
 def fine_tuning(records: Means, note: str = "") -> Figure:
@@ -95,6 +97,11 @@ def fine_tuning(records: Means, note: str = "") -> Figure:
     labels = [f"{n}-way 1-shot" for n in ways]
     axes.set(xticks=range(len(ways)), xticklabels=labels, xlim=(-0.5, len(ways) - 0.5), ylabel="accuracy (%)")
     return _finished(figure, "Fine-tuned to unseen characters", note)
+
+
+def _with_curves(note, records):
+    tasks = f"{records[0].config['curve_tasks']} tasks a point of a curve"
+    return f"{note}; {tasks}" if note else tasks
 
 
 def _finished(figure: Figure, title: str, note: str) -> Figure:

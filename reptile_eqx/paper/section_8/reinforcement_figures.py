@@ -62,7 +62,8 @@ def by_steps(methods: Methods) -> Figure:
         axes.grid(alpha=0.25)
     figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5, fontsize=8,
                   handlelength=3.5)  # fmt: skip
-    note = f"{some[0].results['return']['tasks']:,} unseen tasks; mean of {len(some)} seeds, bars: 95 % over seeds"
+    tasks = f"{some[0].results['return']['tasks']:,} unseen tasks, on the right {some[0].config['curve_tasks']}"
+    note = f"{tasks}; mean of {len(some)} seeds, bars: 95 % over seeds"
     figure.suptitle(f"{_TITLES[environment]}\n({note})", fontsize=10)
     return figure
 
