@@ -336,14 +336,14 @@ def figure_4_readings(dataset: str = "omniglot") -> dict[str, dict[str, Panel]]:
     """
     short = Scale("quick", [0], dataset=dataset)
     sums = {panel: figure_4_runs(short, panel) for panel in SWEEPS}
-    means = _overridden(sums["4b"], dict(loss="mean", learning_rate=0.075))
-    for line, points in means.items():
+    means = {panel: _overridden(sums[panel], dict(loss="mean", learning_rate=0.075)) for panel in ("4b", "4c")}
+    for line, points in means["4b"].items():
         points[25] = sums["4b"][line][25]
     tails = {panel: figure_4_runs(short, panel, tail=10) for panel in ("4a", "4b")}
     return {
         "SGD, 40,000 iterations": {panel: figure_4_runs(short._replace(profile="paper"), panel) for panel in SWEEPS},
         "Adam": _overridden(sums, dict(optimiser="adam")),
-        "Mean loss": {"4b": means},
+        "Mean loss": means,
         "Tail of ten": {
             panel: {line: of for line, of in lines.items() if "tail" in LINES[line]} for panel, lines in tails.items()
         },

@@ -12,7 +12,7 @@ from ..runs.records import Record
 from . import statistics
 from .catalogue import TRAININGS, training_of
 from .report import scale, task_name
-from .settings import SWEPT, TABLE_1, TABLE_2
+from .settings import SWEPT, TABLE_1, TABLE_2, WITHOUT_OVERLAP
 from .statistics import SETTINGS, above, cells_of_row, exceeds, gain, shots_of
 
 Claims = dict[str, bool | None]
@@ -146,17 +146,16 @@ def figure_4(panels: _Panels) -> Claims:
     shared, mixed = "FOMAML, shared tail, cycle", "FOMAML, shared tail, replacement"
     separate, reptile = "FOMAML, separate tail, cycle", "Reptile"
     separate_mixed = "FOMAML, separate tail, replacement"
-    without_overlap = {"4a": 4, "4b": 25}
     all_images = 100
 
     def throughout(panel, better, worse, below=math.inf):
         ours, theirs = panels[panel].get(better, {}), panels[panel][worse]
-        return every(above(ours[v], theirs[v]) for v in ours if without_overlap[panel] < v < below and v in theirs)
+        return every(above(ours[v], theirs[v]) for v in ours if WITHOUT_OVERLAP[panel] < v < below and v in theirs)
 
     def keeps_up(panel, line):
         """Whether a line nowhere falls more than two points below where batches do not overlap yet."""
         points = panels[panel].get(line, {})
-        first = points.get(without_overlap[panel])
+        first = points.get(WITHOUT_OVERLAP[panel])
         return first and every(above(some, first, by=-2) for some in points.values() if some is not first)
 
     def wanders(points):

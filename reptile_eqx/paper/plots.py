@@ -14,7 +14,7 @@ from PIL import Image
 from ..datasets import ImageClasses
 from ..runs.records import Record
 from .report import task_name
-from .settings import SWEPT, TABLE_1, TABLE_2
+from .settings import SWEPT, TABLE_1, TABLE_2, WITHOUT_OVERLAP
 from .statistics import SETTINGS, cells_of, estimate, finished, shots_of
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
@@ -346,9 +346,10 @@ def figure_4(
             inset.grid(alpha=0.25)
         if panel.startswith("4b"):
             axes.set_xticks(sorted({value for points in lines.values() for value in points}))
-        if panel == "4c":
+        if panel.startswith("4c"):
             axes.set_xscale("log")
-            reference = panels.get("4a", {}).get("Reptile", {}).get(4, ())
+            reptile = (some.get("Reptile", {}).get(WITHOUT_OVERLAP.get(name[:2])) for name, some in panels.items())
+            reference = next(filter(None, reptile), ())
             if cells := cells_of(reference, "5-shot", setting):
                 mean, _ = estimate(cells)
                 axes.axhline(mean, color=BLUE, linestyle=":")

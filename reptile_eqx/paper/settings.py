@@ -98,6 +98,8 @@ SWEEPS = {
     "4c": ("outer_step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
 }
 """What each panel of Figure 4 sweeps, and over which values."""
+WITHOUT_OVERLAP = {"4a": 4, "4b": 25}
+"""Of these, the largest value at which no batches overlap. It makes the same training in both panels."""
 
 ABLATIONS: dict[str, tuple[Any, ...]] = {
     "learning_rate": (3e-4, 1e-3, 3e-3),

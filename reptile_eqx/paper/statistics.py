@@ -27,6 +27,11 @@ def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return mean, float(stdtrit(max(1, len(values) - 1), 0.975) * spread / np.sqrt(len(values)))
 
 
+def written(mean: float, around: float, digits: str = ".2f") -> str:
+    """A number with its ±, such as `95.39 ± 0.09`; without it where that is NaN, as with a single seed."""
+    return f"{mean:{digits}}" if np.isnan(around) else f"{mean:{digits}} ± {around:{digits.removeprefix('+')}}"
+
+
 BySeed = Mapping[int, float]
 """A number for each training seed."""
 

@@ -21,13 +21,14 @@ from .statistics import (
     mean_and_spread,
     shots_of,
     size_before_adaptation,
+    written,
 )
 from .theory import Problem, average_terms, float64, predicted_coefficients, recovered_coefficients
 
 
 def percent(mean: float, spread: float) -> str:
     """A cell such as `95.39 ± 0.09 %`; without ± where a single seed gives none."""
-    return f"{mean:.2f} %" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f} %"
+    return f"{written(mean, spread)} %"
 
 
 def accuracy_table(
@@ -134,8 +135,7 @@ def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]],
         for shots in shots_of(records):
             for setting, name in SETTINGS.items():
                 points, interval = gain(records, reference, shots, setting)
-                cell = f"{points:+.2f}" if np.isnan(interval) else f"{points:+.2f} ± {interval:.2f}"
-                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else cell
+                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else written(points, interval, "+.2f")
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -185,8 +185,7 @@ def sine_summary(methods: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         losses = np.array([record.results["loss"]["mean"] for record in finished(records)])
         row = {"Method": name, "RMS of f before": f"{size_before_adaptation(records):.2f}"}
         for step in (0, 1, 8, losses.shape[1] - 1):
-            mean, spread = mean_and_spread(losses[:, step])
-            row[f"loss after {step} steps"] = f"{mean:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+            row[f"loss after {step} steps"] = written(*mean_and_spread(losses[:, step]))
         rows.append(row)
     return pd.DataFrame(rows)
 

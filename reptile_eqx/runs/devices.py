@@ -54,7 +54,7 @@ def use_devices(
     if not told:
         _keep_within(_programs(), _MOST_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(told or _programs()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     try:
         jax.config.update("jax_num_cpu_devices", devices or _cores())
     except RuntimeError:

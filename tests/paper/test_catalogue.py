@@ -68,7 +68,8 @@ def test_readings_of_figure_4_differ_in_what_they_say_alone():
     for panel in ("4a", "4b"):
         assert differing("Adam", panel) == {"optimiser"}
         assert differing("Tail of ten", panel) == {"tail"}
-    assert differing("Mean loss", "4b") == {"loss", "learning_rate"}
+    for panel in ("4b", "4c"):
+        assert differing("Mean loss", panel) == {"loss", "learning_rate"}
     (one,) = {c.loss for points in figure_4_readings()["Mean loss"]["4b"].values() for c in points[25]}
     assert one == "sum", "25 images take the same steps with either"
 

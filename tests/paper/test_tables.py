@@ -198,3 +198,9 @@ def test_a_shown_table_has_its_texts_on_the_left_in_notebooks_that_are_not_trust
     left = [said for attributes, said in cells if "left" in attributes]
     assert left == ["a caption", "text", "a", ""] and len(cells) == 7
     assert "1,000" in html and "None" not in html
+
+
+def test_a_number_is_written_with_its_interval_where_there_is_one():
+    assert statistics.written(95.389, 0.0921) == "95.39 ± 0.09"
+    assert statistics.written(1.25, 0.5, "+.1f") == "+1.2 ± 0.5"
+    assert statistics.written(1.25, float("nan"), ".1f") == "1.2"

@@ -12,7 +12,7 @@ from ...few_shot import FewShot
 from ...runs.records import Record
 from ..claims import Claims
 from ..pretrained import load_pretrained
-from ..statistics import BySeed, finished, larger_in_pairs, over_seeds
+from ..statistics import BySeed, finished, larger_in_pairs, over_seeds, written
 
 Means = Mapping[str, Sequence[Record]]
 """The records of each thing that is compared, by its name."""
@@ -137,8 +137,7 @@ def ordinary_table(records: Mapping[str, Means]) -> pd.DataFrame:
 
 
 def _mean(values):
-    mean, interval = over_seeds(values)
-    return f"{mean:.1f}" + ("" if np.isnan(interval) else f" ± {interval:.1f}")
+    return written(*over_seeds(values), ".1f")
 
 
 def fine_tuning_table(records: Means) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from ...training import Learner
 from ..catalogue import PROFILES, Scale
 from ..claims import Claims
 from ..experiments import split_classes
-from ..statistics import finished, larger_in_pairs, over_seeds
+from ..statistics import finished, larger_in_pairs, over_seeds, written
 from .pixelcnn import PixelCNN, bits_per_pixel, sample
 from .variants import SPLITS
 
@@ -283,7 +283,7 @@ def runs(scale: Scale) -> dict[str, list[FewShotDensity]]:
                 seed=seed,
                 **settings,
             )
-            for seed in scale.chosen_seeds({"smoke": 2, "quick": 5, "paper": 5})
+            for seed in scale.chosen_seeds({"smoke": 1, "quick": 5, "paper": 5})
         ]
         for method, algorithm in METHODS.items()
     }
@@ -343,8 +343,7 @@ def table(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """
 
     def cell(values):
-        mean, interval = over_seeds(list(values.values()))
-        return f"{mean:.4f} ± {interval:.4f}"
+        return written(*over_seeds(list(values.values())), ".4f")
 
     return pd.DataFrame(
         [

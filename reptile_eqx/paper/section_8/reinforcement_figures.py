@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ...runs.records import Record
 from ..claims import Claims
 from ..plots import BLUE, COLOURS, GREY, STYLES, VERMILION
-from ..statistics import finished, larger_in_pairs, mean_and_spread, over_seeds
+from ..statistics import finished, larger_in_pairs, mean_and_spread, over_seeds, written
 from .reinforcement import JUDGED, SHOWN_GOALS
 
 MARKS = {"Random initialisation": "x", "Joint training": "s", "FOMAML": "D", "MAML": "^", "Reptile": "o"}
@@ -106,8 +106,8 @@ def table(methods: Methods) -> pd.DataFrame:
         config = records[0].config
         row = {"Method": method, "Inner step size": f"{config['inner_step_size']:g}"}
         for steps in (0, 1, JUDGED, returns.shape[1] - 1):
-            mean, spread = mean_and_spread(returns[:, steps])
-            row[f"after {steps} step{'s' * (steps > 1)}" if steps else "before"] = f"{mean:.3f} ± {spread:.3f}"
+            when = f"after {steps} step{'s' * (steps > 1)}" if steps else "before"
+            row[when] = written(*mean_and_spread(returns[:, steps]), ".3f")
         rows.append(row)
     return pd.DataFrame(rows)
 
