@@ -331,7 +331,7 @@ def figure_4_runs(scale: Scale, panel: str, tail: int = TAIL) -> Panel:
 def figure_4_readings(dataset: str = "omniglot") -> dict[str, dict[str, Panel]]:
     """What Section 6.3 leaves open, read otherwise: trainings by panel, by what is read otherwise, with one seed.
 
-    Few of them are on record. The mean loss with a step size of 0.075 is the sum with 0.003 where batches have 25
+    Not all of them are on record. The mean loss with a step size of 0.075 is the sum with 0.003 where batches have 25
     images, and the same run stands for both there.
     """
     short = Scale("quick", [0], dataset=dataset)

@@ -208,7 +208,7 @@ def _rate(question, name):
 def choosing_runs() -> dict[str, dict[str, list[Any]]]:
     """The trainings that `CHOSEN` was found by, by question and name, one for each value tried.
 
-    They are as long as those that are reported: after half of the iterations the best learning rate may be another.
+    They are as long as the longest that are reported: after half of the iterations another learning rate may be best.
     """
     whole, on_validation = Scale("quick"), dict(eval_splits=("validation",))
     none = regulariser_runs(whole)["none"]
