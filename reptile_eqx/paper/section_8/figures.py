@@ -82,8 +82,8 @@ def ordinary(records: Means, note: str = "") -> Figure:
             axes.plot(x, mean, markersize=4, label=name, **look)
             axes.fill_between(x, mean - interval, mean + interval, color=look["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="outer iterations (of 100 drawings)", ylabel=label)
-    of = next(of for of in records.values() if ended(of))
-    return _finished(figure, "Ordinary training on one fixed set of characters", _with_curves(note, of))
+    first = next(iter(records.values()))
+    return _finished(figure, "Ordinary training on one fixed set of characters", _with_curves(note, first))
 
 
 def fine_tuning(records: Means, note: str = "") -> Figure:
