@@ -35,7 +35,8 @@ class Facts(NamedTuple):
     - `shuffled`: whether a training's seed shuffles the classes before they are split; otherwise they lie in the
       published order.
     - `turned`: whether a class to train on also counts three more times, turned by 90°, 180° and 270°.
-    - `network`: makes the paper's network for such images, `network(ways, key=key)`.
+    - `network`: makes the paper's network for such images, `network(ways, key=key)`, or with
+      `average_features=True` one whose head takes each filter's mean.
     """
 
     title: str

@@ -96,6 +96,7 @@ class ConvNetwork(eqx.Module):
     head_bias: Float[Array, "way"]
     shape: tuple[int, int, int] = eqx.field(static=True)
     skip: bool = eqx.field(static=True)
+    average_features: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class ConvNetwork(eqx.Module):
         blocks: int = 4,
         pool: bool = False,
         skip: bool = False,
+        average_features: bool = False,
         activation: Callable = jax.nn.relu,
         key: PRNGKeyArray,
     ):
@@ -118,6 +120,7 @@ class ConvNetwork(eqx.Module):
         - `filters`, `blocks`: of each block, and how many blocks.
         - `pool`: whether blocks halve the resolution by a 2×2 max-pool rather than by a stride of 2.
         - `skip`: whether a block adds its input, reduced by a mean over 2×2, to its output; the first does not.
+        - `average_features`: whether the head takes each filter's mean over all places, rather than its value at each.
         - `activation`: with `pool`, ReLU only.
         - `key`: for the kernels and the head.
 
@@ -134,9 +137,9 @@ class ConvNetwork(eqx.Module):
         )
         for _ in range(blocks):
             height, width = -(-height // 2), -(-width // 2)
-        features = height * width * filters
+        features = filters if average_features else height * width * filters
         self.head, self.head_bias = _glorot(head_key, (features, ways), features, ways), jnp.zeros(ways)
-        self.skip = skip
+        self.skip, self.average_features = skip, average_features
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "batch way"]:
         """Logits of a whole batch of images, in [0, 1], shape `(batch, height, width, channel)`; another shape raises
@@ -150,14 +153,16 @@ class ConvNetwork(eqx.Module):
         x = x.astype(jnp.promote_types(self.head.dtype, jnp.float32))
         for i, block in enumerate(self.blocks):
             x = block(x) + _halved(x) if self.skip and i else block(x)
-        return x.reshape(x.shape[0], -1) @ self.head + self.head_bias
+        features = x.mean((1, 2)) if self.average_features else x.reshape(x.shape[0], -1)
+        return features @ self.head + self.head_bias
 
     def settings(self) -> dict[str, Any]:
         """The arguments that made it, but for the key."""
         first = self.blocks[0]
         return {
             "ways": self.head.shape[1], "shape": self.shape, "filters": len(first.bias), "blocks": len(self.blocks),
-            "pool": first.pool, "skip": self.skip, "activation": first.activation,
+            "pool": first.pool, "skip": self.skip, "average_features": self.average_features,
+            "activation": first.activation,
         }  # fmt: skip
 
     def for_ways(self, ways: int) -> "ConvNetwork":
@@ -191,17 +196,22 @@ def _halved(x):
 class OmniglotNetwork(ConvNetwork):
     """The Omniglot classifier of Section 6.1 (after Finn et al.): four blocks of 64 filters and a dense head."""
 
-    def __init__(self, ways: int, activation: Callable = jax.nn.relu, *, key: PRNGKeyArray):
+    def __init__(
+        self, ways: int, activation: Callable = jax.nn.relu, *, average_features: bool = False, key: PRNGKeyArray
+    ):
         """A fresh network for `ways` classes and 28×28 drawings (ink 0, paper 1); 113,221 parameters for 5.
 
-        The paper's activation is ReLU.
+        The paper's activation is ReLU, and its head takes the features of all places; Finn et al.'s takes their mean.
         """
-        super().__init__(ways, (28, 28, 1), activation=activation, key=key)
+        super().__init__(ways, (28, 28, 1), activation=activation, average_features=average_features, key=key)
 
 
 class MiniImageNetNetwork(ConvNetwork):
     """The Mini-ImageNet classifier of Section 6.1: four blocks of 32 filters with max-pools, and a dense head."""
 
-    def __init__(self, ways: int, *, key: PRNGKeyArray):
-        """A fresh network for `ways` classes and 84×84 pictures; 34,661 parameters for 5."""
-        super().__init__(ways, (84, 84, 3), filters=32, pool=True, key=key)
+    def __init__(self, ways: int, *, average_features: bool = False, key: PRNGKeyArray):
+        """A fresh network for `ways` classes and 84×84 pictures; 34,661 parameters for 5.
+
+        The paper's head takes the features of all places (`average_features`: their mean).
+        """
+        super().__init__(ways, (84, 84, 3), filters=32, pool=True, average_features=average_features, key=key)

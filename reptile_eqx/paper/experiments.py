@@ -226,6 +226,7 @@ class FewShotClassification:
     which round their operands to 10 and 7 bits and sum in float32. JAX's own default on a GPU is about "tensorfloat32".
     `eval_inner_batch_size` may have one number for each of `eval_shots`.
     `initialisation` other than 0 draws other first weights, on the split, tasks and batches that the seed has anyway.
+    With `average_features` the network's head takes each filter's mean, as in Finn et al.'s network for Omniglot.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("seed", "learning_rate", "outer_step_size", "weights")
@@ -256,6 +257,7 @@ class FewShotClassification:
     precision: str = "float32"
     seed: int = 0
     initialisation: int = 0
+    average_features: bool = False
     curve_points: int = 20
     curve_tasks: int = 100
     eval_shots: tuple[int, ...] | list[int] = (1, 5)
@@ -343,7 +345,7 @@ class FewShotClassification:
 
         def network(key):
             key = jax.random.fold_in(key, self.initialisation) if self.initialisation else key
-            return _facts_of(data).network(self.ways, key=key)
+            return _facts_of(data).network(self.ways, key=key, average_features=self.average_features)
 
         return Learner(
             network,

@@ -192,9 +192,11 @@ def test_batches_of_padding_alone_train_without_nan():
 
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize(("shape", "blocks"), [((5, 9, 2), 1), ((7, 3, 3), 4)])
-def test_networks_of_any_size(shape, blocks, pool, skip):
-    net = rx.nn.ConvNetwork(3, shape, filters=4, blocks=blocks, pool=pool, skip=skip, key=jax.random.key(0))
+def test_networks_of_any_size(shape, blocks, pool, skip, average):
+    given = dict(filters=4, blocks=blocks, pool=pool, skip=skip, average_features=average)
+    net = rx.nn.ConvNetwork(3, shape, **given, key=jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (6, *shape))
     assert eqx.filter_eval_shape(net, x).shape == (6, 3)
     slope = eqx.filter_jit(eqx.filter_grad(rx.sum_cross_entropy))(net, (x, jnp.arange(6) % 3))
@@ -212,6 +214,19 @@ def test_a_skip_adds_the_mean_of_the_blocks_input():
     means = h.reshape(4, 2, 2, 2, 2, 3).mean((2, 4))
     expected = (net.blocks[1](h) + means).reshape(4, -1) @ net.head + net.head_bias
     np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [rx.nn.OmniglotNetwork, rx.nn.MiniImageNetNetwork])
+def test_average_features_are_the_mean_over_places(network):
+    net = network(5, average_features=True, key=jax.random.key(0))
+    x = jax.random.uniform(jax.random.key(1), (2, *net.shape))
+    h = x
+    for block in net.blocks:
+        h = block(h)
+    expected = h.reshape(2, -1, h.shape[-1]).sum(1) / (h.shape[1] * h.shape[2]) @ net.head + net.head_bias
+    np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-5)
+    places = network(5, key=jax.random.key(0)).head.shape[0]
+    assert len(net.head) == h.shape[-1] and places == h.shape[-1] * h.shape[1] * h.shape[2]
 
 
 def test_the_papers_networks_are_instances():

@@ -18,6 +18,7 @@ from reptile_eqx.paper.catalogue import (
     figure_3_runs,
     figure_4_readings,
     figure_4_runs,
+    finn_runs,
     spread_runs,
     trainings_of,
 )
@@ -244,7 +245,11 @@ def test_every_record_is_the_catalogues_or_an_extra_of_one_of_its_trainings():
         for scale in (Scale("quick", 3), Scale("paper"))
         for entry in entries(scale, list(TRAININGS)).values()
         for config in entry.configs
-    } | {run_name(config) for runs in (spread_runs(), figure_4_readings(), *section_8()) for config in flat(runs)}
+    } | {
+        run_name(config)
+        for runs in (spread_runs(), finn_runs(), figure_4_readings(), *section_8())
+        for config in flat(runs)
+    }
     published = {path.stem: read_record(path) for path in (FIGURES / "runs").glob("*.json")}
     assert published.keys() - known == EXTRAS.keys()
     tables = [plain(config) for name in TRAININGS for config in classification_runs(PAPER, name)]

@@ -1,5 +1,6 @@
 """The experiments' configurations: what they ask of their settings, and the training that they describe."""
 
+import dataclasses
 import itertools
 
 import equinox as eqx
@@ -124,6 +125,13 @@ def test_another_initialisation_has_other_first_weights_on_the_seeds_own_split_t
     assert all(same((key, task), (its_key, its_task)) for _, its_key, its_task in others)
     assert not same(weights, others[0][0]) and not same(others[0][0], others[1][0])
     assert run_name(FewShotClassification(initialisation=1)) != run_name(FewShotClassification())
+
+
+def test_average_features_are_the_networks():
+    config = FewShotClassification(training_shots=4, average_features=True, **FEW | dict(train_classes=8))
+    learner = config.learner(noise(), numbers_of(config))
+    assert start(learner, jax.random.PRNGKey(0)).model.head.shape == (64, 3)
+    assert run_name(config) != run_name(dataclasses.replace(config, average_features=False))
 
 
 def test_a_dataset_knows_whether_its_classes_are_shuffled_and_turned():
