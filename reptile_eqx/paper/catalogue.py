@@ -30,6 +30,7 @@ from .settings import (
     TABLE_5,
     TABLE_6,
     TAIL,
+    UNTRAINED,
 )
 from .watched import SineAnalysis
 
@@ -312,7 +313,8 @@ def figure_4_runs(scale: Scale, panel: str, tail: int = TAIL) -> Panel:
     """Section 6.3's trainings of a panel ("4a", "4b" or "4c"), by line and by swept value.
 
     A separate tail of 5 leaves 15 of the 20 drawings for the batches before it, so that its lines stop at batches of
-    75. 4c sweeps shared-tail FOMAML with full batches alone. `smoke` has no lines with replacement.
+    75. 4c sweeps shared-tail FOMAML with full batches alone, and has the untrained network. `smoke` has no lines with
+    replacement.
     """
     (swept, values), smoke = SWEEPS[panel], scale.profile == "smoke"
     values = _SMOKE[panel] if smoke else values
@@ -325,20 +327,24 @@ def figure_4_runs(scale: Scale, panel: str, tail: int = TAIL) -> Panel:
         largest = 5 * (20 - own.get("tail", 0))
         fitting = [value for value in values if panel != "4b" or value <= largest]
         runs[line] = _by_value(swept, fitting, settings | own, scale.chosen_seeds(_ONE_SEED))
+    if panel == "4c":
+        nothing = dict(algorithm="reptile", inner_batch_size=1, inner_iterations=1, curve_points=0)
+        runs[UNTRAINED] = _by_value(swept, [0.0], settings | nothing, scale.chosen_seeds(_ONE_SEED))
     return runs
 
 
 def figure_4_readings(dataset: str = "omniglot") -> dict[str, dict[str, Panel]]:
-    """What Section 6.3 leaves open, read otherwise: trainings by panel, by what is read otherwise, with one seed.
+    """What Section 6.3 leaves open, read otherwise: trainings by panel, by what is read otherwise, of three seeds.
 
     Not all of them are on record. The mean loss with a step size of 0.075 is the sum with 0.003 where batches have 25
-    images, and the same run stands for both there.
+    images, as an untrained network's adaptation has; the same run stands for both there.
     """
-    short = Scale("quick", [0], dataset=dataset)
+    short = Scale("quick", 3, dataset=dataset)
     sums = {panel: figure_4_runs(short, panel) for panel in SWEEPS}
     means = {panel: _overridden(sums[panel], dict(loss="mean", learning_rate=0.075)) for panel in ("4b", "4c")}
     for line, points in means["4b"].items():
         points[25] = sums["4b"][line][25]
+    means["4c"][UNTRAINED] = sums["4c"][UNTRAINED]
     tails = {panel: figure_4_runs(short, panel, tail=10) for panel in ("4a", "4b")}
     return {
         "SGD, 40,000 iterations": {panel: figure_4_runs(short._replace(profile="paper"), panel) for panel in SWEEPS},

@@ -14,7 +14,7 @@ from PIL import Image
 from ..datasets import ImageClasses
 from ..runs.records import Record
 from .report import task_name
-from .settings import SWEPT, TABLE_1, TABLE_2, WITHOUT_OVERLAP
+from .settings import SWEPT, TABLE_1, TABLE_2, UNTRAINED, WITHOUT_OVERLAP
 from .statistics import SETTINGS, cells_of, estimate, finished, shots_of
 
 # Okabe and Ito's palette, distinguishable with every common colour-vision deficiency.
@@ -320,8 +320,8 @@ def figure_4(
     """Figure 4: final accuracy against what each panel sweeps, on one scale.
 
     The bars are 95 % intervals: over seeds where a point has several (filled), else over its tasks (hollow). The inset
-    of 4a is its upper part, where lines coincide; 4c shows Reptile with batches of 25 beside its full batches. A
-    panel's name may go on, such as "4b, mean loss".
+    of 4a is its upper part, where lines coincide; 4c has the levels of Reptile with batches of 25 and of an untrained
+    network. A panel's name may go on, such as "4b, mean loss".
     """
     size = (1 + 3.5 * len(panels), 4.6)
     figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -335,6 +335,8 @@ def figure_4(
         axes.set(xlabel=swept[panel[:2]], title=panel, ylim=(0, 100))
         inset = axes.inset_axes((0.5, 0.08, 0.47, 0.42), ylim=(85, 100)) if panel == "4a" else None
         for line, points in lines.items():
+            if line == UNTRAINED:
+                continue
             look = dict(zip(("color", "linestyle", "marker"), _LOOKS[line], strict=True))
             label = _without_diverged([record for records in points.values() for record in records], line)[1]
             for where in (axes, inset) if inset else (axes,):
@@ -350,11 +352,13 @@ def figure_4(
             axes.set_xscale("log")
             reptile = (some.get("Reptile", {}).get(WITHOUT_OVERLAP.get(name[:2])) for name, some in panels.items())
             reference = next(filter(None, reptile), ())
-            if cells := cells_of(reference, "5-shot", setting):
-                mean, _ = estimate(cells)
-                axes.axhline(mean, color=BLUE, linestyle=":")
-                said: dict[str, Any] = dict(color=BLUE, fontsize=8, ha="right", va="top")
-                axes.text(0.98, mean - 2, "Reptile, batches of 25", transform=axes.get_yaxis_transform(), **said)
+            untrained = lines.get(UNTRAINED, {}).get(0.0, ())
+            for level, color, records in (("Reptile, batches of 25", BLUE, reference), ("untrained", GREY, untrained)):
+                if cells := cells_of(records, "5-shot", setting):
+                    mean, _ = estimate(cells)
+                    axes.axhline(mean, color=color, linestyle=":")
+                    said: dict[str, Any] = dict(color=color, fontsize=8, ha="right", va="top")
+                    axes.text(0.98, mean - 2, level, transform=axes.get_yaxis_transform(), **said)
     row[0].set_ylabel(f"5-shot accuracy (%), {SETTINGS[setting]}")
     return _finish(figure, f"Figure 4: what overlapping batches do, on unseen classes\n{MARKS}", note, 3)
 

@@ -95,9 +95,11 @@ LINES: dict[str, dict[str, Any]] = {
 SWEEPS = {
     "4a": ("inner_iterations", (2, 3, 4, 5, 6, 8)),
     "4b": ("inner_batch_size", (25, 50, 75, 100)),
-    "4c": ("outer_step_size", (0.1, 0.3, 1.0, 3.0, 10.0)),
+    "4c": ("outer_step_size", (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
 }
 """What each panel of Figure 4 sweeps, and over which values."""
+UNTRAINED = "Untrained"
+"""The line of 4c that is the initialisation, adapted: an outer step size of 0."""
 WITHOUT_OVERLAP = {"4a": 4, "4b": 25}
 """Of these, the largest value at which no batches overlap. It makes the same training in both panels."""
 

@@ -26,7 +26,7 @@ from reptile_eqx.paper.experiments import FewShotClassification
 from reptile_eqx.paper.section_8 import density, questions, reinforcement_runs
 from reptile_eqx.paper.section_8.entries import entries as section_8_entries
 from reptile_eqx.paper.section_8.reinforcement import ENVIRONMENTS
-from reptile_eqx.paper.settings import ABLATIONS, FASTER, SWEEPS, TABLE_3
+from reptile_eqx.paper.settings import ABLATIONS, FASTER, SWEEPS, TABLE_3, UNTRAINED
 from reptile_eqx.paper.statistics import SCALE
 from reptile_eqx.runs.configuration import run_name, same_program
 from reptile_eqx.runs.records import plain, read_record
@@ -52,7 +52,7 @@ def test_a_separate_tail_leaves_enough_images_for_the_batches_before_it():
             for config in flat(figure_4_runs(Scale(profile), panel)):
                 assert config.ways * (config.training_shots - config.tail) >= config.inner_batch_size
     assert 100 not in figure_4_runs(PAPER, "4b")["FOMAML, separate tail, cycle"]
-    assert sorted(figure_4_runs(PAPER, "4c")) == ["FOMAML, shared tail, cycle"]
+    assert sorted(figure_4_runs(PAPER, "4c")) == ["FOMAML, shared tail, cycle", UNTRAINED]
 
 
 def test_readings_of_figure_4_differ_in_what_they_say_alone():
@@ -71,6 +71,8 @@ def test_readings_of_figure_4_differ_in_what_they_say_alone():
         assert differing("Tail of ten", panel) == {"tail"}
     for panel in ("4b", "4c"):
         assert differing("Mean loss", panel) == {"loss", "learning_rate"}
+    means, sums = figure_4_readings()["Mean loss"]["4c"], figure_4_runs(Scale("quick", 3), "4c")
+    assert means[UNTRAINED] == sums[UNTRAINED] and means[UNTRAINED][0.0][0].outer_step_size == 0
     (one,) = {c.loss for points in figure_4_readings()["Mean loss"]["4b"].values() for c in points[25]}
     assert one == "sum", "25 images take the same steps with either"
 
@@ -103,7 +105,7 @@ def test_what_may_be_faster_is_the_same_training_of_the_same_seeds(swept):
 def test_points_that_differ_in_a_number_share_a_program():
     assert len({same_program(c) for c in flat(ablation_runs(QUICK, "learning_rate"))}) == 1
     assert len({same_program(c) for c in flat(figure_3_runs(QUICK))}) == 4
-    assert len({same_program(c) for c in flat(figure_4_runs(QUICK, "4c"))}) == 1
+    assert len({same_program(c) for c in flat(figure_4_runs(QUICK, "4c")["FOMAML, shared tail, cycle"])}) == 1
     assert len({same_program(c) for c in flat(ablation_runs(QUICK, "meta_batch_size"))}) == 3
 
 

@@ -66,10 +66,13 @@ def test_marks_of_several_seeds_are_filled_and_their_bars_over_seeds():
     assert filled[0].get_markerfacecolor() == bars.lines[0].get_color()
 
 
-def test_the_line_beside_full_batches_is_the_mean_over_seeds():
+def test_the_levels_beside_full_batches_are_means_over_seeds():
     reference = {4: [record(0.9), record(0.8, seed=1)]}
-    _, axes, *_ = plots.figure_4({"4a": {"Reptile": reference}, "4c": {LINE: {1.0: [record(0.4)]}}}).axes
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == pytest.approx([85])
+    full = {LINE: {1.0: [record(0.4)]}, settings.UNTRAINED: {0.0: [record(0.5), record(0.6, seed=1)]}}
+    _, axes, *_ = plots.figure_4({"4a": {"Reptile": reference}, "4c": full}).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == pytest.approx([85, 55])
+    assert [text.get_text() for text in axes.texts] == ["Reptile, batches of 25", "untrained"]
+    assert len(axes.containers) == 1 and axes.get_xscale() == "log", "the step of 0 has no place on the axis"
 
 
 def test_figure_3_says_how_many_seeds_a_line_has_where_they_differ():
