@@ -145,12 +145,20 @@ def above(
     """Whether trainings end more than `by` percentage points of accuracy above others (below, where it is negative).
 
     `None` where that cannot be told, also because all of either diverged. The interval is that of `gain` where they
-    have two seeds or more in common, and else that of `exceeds`.
+    have two seeds or more in common, and else that of `exceeds`: of the one seed, or of all where none is in common.
     """
     points, interval = gain(better, worse, shots, setting)
     if not np.isnan(interval):
         return beyond(points - by, interval)
+    better, worse = _in_common(better, worse)
     return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
+
+
+def _in_common(some, others):
+    """Of both, the finished records of seeds that both have; all records where there is no such seed."""
+    here, there = ({r.config["seed"]: r for r in records if r.status == "finished"} for records in (some, others))
+    seeds = here.keys() & there.keys()
+    return ([here[seed] for seed in seeds], [there[seed] for seed in seeds]) if seeds else (some, others)
 
 
 def along(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
@@ -168,10 +176,14 @@ def along_by_seed(records: Sequence[Record], shots: str = "5-shot", setting: str
 def above_along(better: Sequence[Record], worse: Sequence[Record]) -> bool | None:
     """Whether trainings are above others in the mean over their learning curves; `None` where that cannot be told.
 
-    The interval is that of `in_pairs` where they have two seeds or more in common, and else that of `exceeds`.
+    The interval is that of `in_pairs` where they have two seeds or more in common, and else that of `exceeds`, as in
+    `above`.
     """
     points, interval = in_pairs(along_by_seed(better), along_by_seed(worse))
-    return exceeds(along(better), along(worse)) if np.isnan(interval) else beyond(points, interval)
+    if not np.isnan(interval):
+        return beyond(points, interval)
+    better, worse = _in_common(better, worse)
+    return exceeds(along(better), along(worse))
 
 
 def shots_of(records: Sequence[Record]) -> list[str]:

@@ -19,7 +19,7 @@ def record(accuracy, seed=0, ci95=0.01, status="finished", field="outer_step_siz
 
 
 def test_a_difference_within_its_interval_cannot_be_told():
-    good, equal, bad = [record(0.9), record(0.8, seed=1)], [record(0.845)], [record(0.7)]
+    good, equal, bad = [record(0.9), record(0.8, seed=1)], [record(0.845, seed=2)], [record(0.7, seed=2)]
     # Intervals of the means are 0.71 and 1 points, of the difference 1.22.
     assert statistics.above(good, bad) is True
     assert statistics.above(bad, good) is False
@@ -30,6 +30,14 @@ def test_a_difference_within_its_interval_cannot_be_told():
     lost = [record(0.9, status="diverged")]
     assert statistics.above(lost, bad) is None
     assert statistics.above([*good, *lost], bad) is True
+
+
+def test_a_single_seed_is_set_beside_the_same_seed_of_others():
+    three, one = [record(0.5), record(0.9, seed=1), record(0.9, seed=2)], [record(0.6)]
+    for above in (statistics.above, statistics.above_along):
+        assert above(one, three) is True, "by ten points of seed 0, though the mean of three is above"
+        assert above(three[1:], one) is True, "where no seed is in common"
+        assert above([*three[1:], record(0.5, status="diverged")], one) is True
 
 
 @pytest.mark.parametrize(
