@@ -33,7 +33,7 @@ FINN: dict[tuple[str, int], dict[str, Any]] = {
 
 The last of the `inner_iterations` batches is the query, so that they take one inner step less. Every inner batch is the
 whole support. Left out is that their program clips the meta-gradient on Mini-ImageNet, and that its inner loss is N
-times the mean: with these step sizes, that breaks the training of our network (README).
+times the mean: with these step sizes, that breaks the training of our network (figures/README.md).
 """
 
 TABLE_1 = {
