@@ -1,4 +1,4 @@
-"""One rule, fixed before looking, for whether an accuracy agrees with the paper's.
+"""One rule for whether an accuracy agrees with the paper's.
 
 The difference has a 95 % interval. It *agrees* where the whole interval lies within a margin, and *differs* where the
 whole interval lies beyond it. Otherwise it *cannot be told*, and is *consistent* where the interval has zero in it. A
