@@ -162,7 +162,7 @@ def figure_4_tried(tried: Mapping[str, Mapping[str, Mapping[str, Mapping[Any, Se
     return pd.DataFrame(rows).replace("", np.nan).dropna(axis="columns", how="all").fillna("")
 
 
-_POINTS = {"4a": "{} iterations", "4b": "batches of {}", "4c": "outer step {}"}
+_POINTS = {"4a": "{} iterations", "4b": "batches of {}", "4c": "outer step {:g}"}
 
 
 def losses_by_setting(tried: Mapping[str, Record]) -> pd.DataFrame:
