@@ -328,16 +328,17 @@ def figure_4_runs(scale: Scale, panel: str, tail: int = TAIL) -> Panel:
         fitting = [value for value in values if panel != "4b" or value <= largest]
         runs[line] = _by_value(swept, fitting, settings | own, scale.chosen_seeds(_ONE_SEED))
     if panel == "4c":
-        nothing = dict(algorithm="reptile", inner_batch_size=1, inner_iterations=1, curve_points=0)
-        runs[UNTRAINED] = _by_value(swept, [0.0], settings | nothing, scale.chosen_seeds(_ONE_SEED))
+        # An outer step of 0 leaves the initialisation as it is, so that the cheapest inner loop will do.
+        cheapest = dict(algorithm="reptile", inner_batch_size=1, inner_iterations=1, curve_points=0)
+        runs[UNTRAINED] = _by_value(swept, [0.0], settings | cheapest, scale.chosen_seeds(_ONE_SEED))
     return runs
 
 
 def figure_4_readings(dataset: str = "omniglot") -> dict[str, dict[str, Panel]]:
     """What Section 6.3 leaves open, read otherwise: trainings by panel, by what is read otherwise, of three seeds.
 
-    Not all of them are on record. The mean loss with a step size of 0.075 is the sum with 0.003 where batches have 25
-    images, as an untrained network's adaptation has; the same run stands for both there.
+    Not all of them are on record. With batches of 25 images the mean loss with a step size of 0.075 is the sum with
+    0.003. An untrained network is adapted to such batches, too. So one run stands for both there.
     """
     short = Scale("quick", 3, dataset=dataset)
     sums = {panel: figure_4_runs(short, panel) for panel in SWEEPS}
@@ -390,10 +391,10 @@ def spread_runs() -> dict[str, list[FewShotClassification]]:
 
 
 def finn_runs() -> dict[str, list[FewShotClassification]]:
-    """First-order MAML's 1-shot 5-way row, a fifth as long, in what Finn et al.'s program does otherwise.
+    """First-order MAML's 1-shot 5-way row, a fifth as long, with what Finn et al.'s program does otherwise.
 
-    Its loss is N times the mean, so that with 5 classes their inner steps of 0.4 are 2 on the mean; and its head takes
-    the mean of each filter's features.
+    That program's loss is N times the mean: with 5 classes its inner steps of 0.4 are steps of 2 on the mean. Its head
+    takes the mean of each filter's features.
     """
     short = dict(outer_iterations=8_000, curve_points=5, curve_tasks=1_000)
     row: dict[str, Any] = TRAININGS["omniglot-5way-1shot-fomaml"] | short
