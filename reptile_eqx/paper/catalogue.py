@@ -351,6 +351,7 @@ def figure_4_readings(dataset: str = "omniglot") -> dict[str, dict[str, Panel]]:
         "SGD, 40,000 iterations": {panel: figure_4_runs(short._replace(profile="paper"), panel) for panel in SWEEPS},
         "Adam": _overridden(sums, dict(optimiser="adam")),
         "Mean loss": means,
+        "Outer step of 0.25": _overridden({"4a": {"Reptile": sums["4a"]["Reptile"]}}, dict(outer_step_size=0.25)),
         "Tail of ten": {
             panel: {line: of for line, of in lines.items() if "tail" in LINES[line]} for panel, lines in tails.items()
         },

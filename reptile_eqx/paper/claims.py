@@ -2,90 +2,98 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..runs.records import Record
-from . import statistics
 from .catalogue import TRAININGS, training_of
+from .comparisons import (
+    Comparison,
+    above,
+    above_along,
+    accuracies_along,
+    accuracies_of_row,
+    alike,
+    compare,
+    every,
+    in_pairs,
+    within,
+)
 from .report import scale, task_name
 from .settings import SWEPT, TABLE_1, TABLE_2, WITHOUT_OVERLAP
-from .statistics import SETTINGS, above, cells_of_row, exceeds, gain, shots_of
+from .statistics import SETTINGS, shots_of
 
-Claims = dict[str, bool | None]
-"""By claim, whether it holds; `None` where that cannot be told."""
+Claims = dict[str, Comparison]
+"""By claim, the comparison that decides it."""
 _Panels = Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]
 
 
-def every(answers: Iterable[bool | None]) -> bool | None:
-    """Whether all of several things hold: not if one does not; `None` where one cannot be told, or there are none."""
-    answers = list(answers)
-    if False in answers:
-        return False
-    return None if None in answers or not answers else True
+_SAID = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 
-def table(claims: Claims) -> pd.DataFrame:
-    """Claims and what the records make of them, as a table."""
-    return pd.DataFrame([_row(claim, holds) for claim, holds in claims.items()])
+def table(claims: Mapping[str, Comparison | bool | None]) -> pd.DataFrame:
+    """Claims and what the records make of them, as a table.
+
+    Of a comparison it also has the difference that decides, with its 95 % interval, and over how many seeds that is; a
+    claim that is judged otherwise has neither.
+    """
+    return pd.DataFrame([_row(claim, found) for claim, found in claims.items()]).fillna("")
 
 
-def _row(claim, holds):
-    said = {True: "holds", False: "does not hold", None: "cannot be told"}
-    return {"Statement": claim, "Verdict": said[None if holds is None else bool(holds)]}
+def _row(claim, found):
+    if not isinstance(found, Comparison):
+        return {"Statement": claim, "Verdict": _SAID[None if found is None else bool(found)]}
+    seeds = str(found.seeds) if found.seeds else ""
+    return {"Statement": claim, "Verdict": _SAID[found.holds], "Difference": str(found), "Seeds": seeds}
 
 
 def of_tables(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """What Section 6.1 says of Tables 1 and 2, and whether the records bear it out: a row for each claim.
 
-    A claim is left out where one of its cells was not run, and one that compares algorithms where one of the two was
-    not trained for as long as in the paper.
+    A claim is left out where one of its cells was not run. One that compares algorithms takes Reptile's training at the
+    paper's length and the other's at a tenth of it or more; that which is to be behind has the paper's length, too.
     """
     found = []
-    for dataset, ways, claim, *rows in _claims(records):
+    for dataset, ways, claim, judge, *rows in _claims(records):
         trainings = [training_of(dataset, *row, ways) for row in rows]
         used = [records.get(training, ()) for training in trainings]
-        cells = [cells_of_row(some, *row) for some, row in zip(used, rows, strict=True)]
+        cells = [accuracies_of_row(some, *row) for some, row in zip(used, rows, strict=True)]
         if all(cells):
             whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
             note = "; ".join(dict.fromkeys(filter(None, map(scale, used, whole))))
-            row = _row(f"{task_name(used[0][0])}{claim}", exceeds(cells[0], cells[1]))
+            row = _row(f"{task_name(used[0][0])}{claim}", judge(*cells))
             found.append(row | {"Scale": note or "the paper's"})
     return pd.DataFrame(found)
 
 
+_ENOUGH = 0.1
+
+
 def _claims(records):
-    """Dataset, ways, claim, and two rows, (algorithm, shots), the first of which should be above the second."""
+    """Dataset, ways, claim, how it is judged, and the two rows, (algorithm, shots), that it compares."""
     for dataset, paper in (("omniglot", TABLE_2), ("mini-imagenet", TABLE_1)):
-        best, other = ("Reptile", "MAML") if dataset == "mini-imagenet" else ("MAML", "Reptile")
         for shots, ways in next(iter(paper.values())):
-            transductive = [(f"{algorithm} + Transduction", shots) for algorithm in (best, other)]
-            first_order = [
-                (f"{algorithm} + Transduction", shots)
-                for algorithm in (("Reptile", "1st-order MAML") if best == "Reptile" else ("1st-order MAML", "Reptile"))
-            ]
-            helped = (
-                f" {shots}-shot: transduction helps Reptile",
-                ("Reptile + Transduction", shots),
-                ("Reptile", shots),
-            )
-            yield dataset, ways, *helped
-            if all(_whole(records, training_of(dataset, *row, ways)) for row in transductive):
-                yield dataset, ways, f" {shots}-shot: {best} is ahead of {other}", *transductive
-            if all(_whole(records, training_of(dataset, *row, ways)) for row in first_order):
-                ahead, behind = (algorithm.removesuffix(" + Transduction") for algorithm, _ in first_order)
-                yield dataset, ways, f" {shots}-shot: {ahead} is ahead of {behind}", *first_order
+
+            def length(algorithm, shots=shots, ways=ways, dataset=dataset):
+                """How much of the paper's length a row's training has; 0 where it was not run."""
+                training = training_of(dataset, algorithm, shots, ways)
+                found = records.get(training, ())
+                return found[0].config["outer_iterations"] / TRAININGS[training]["outer_iterations"] if found else 0
+
+            reptile = ("Reptile + Transduction", shots)
+            yield dataset, ways, f" {shots}-shot: transduction helps Reptile", compare, reptile, ("Reptile", shots)
+            for name in ("MAML", "1st-order MAML"):
+                other = (f"{name} + Transduction", shots)
+                if length(other[0]) >= _ENOUGH and length(reptile[0]) >= 1:
+                    yield dataset, ways, f" {shots}-shot: {name} is within a point of Reptile", alike, other, reptile
+                    if dataset == "omniglot":
+                        yield dataset, ways, f" {shots}-shot: {name} is ahead of Reptile", compare, other, reptile
+                    elif length(other[0]) >= 1:
+                        yield dataset, ways, f" {shots}-shot: Reptile is ahead of {name}", compare, reptile, other
             if shots == 5:
-                yield dataset, ways, ": five shots beat one", ("Reptile", 5), ("Reptile", 1)
-
-
-def _whole(records, training):
-    """Whether a training was done at the paper's length."""
-    found = records.get(training, ())
-    return bool(found) and found[0].config["outer_iterations"] >= TRAININGS[training]["outer_iterations"]
+                yield dataset, ways, ": five shots beat one", compare, ("Reptile", 5), ("Reptile", 1)
 
 
 def figure_3(curves: Mapping[str, Sequence[Record]]) -> Claims:
@@ -107,7 +115,7 @@ def figure_3(curves: Mapping[str, Sequence[Record]]) -> Claims:
         "last gradients (FOMAML) over more batches are above those over fewer": growing("g2", "g3", "g4"),
         "sums are above averages": every(above(*pair) for pair in pairs),
         "two-step Reptile is worse than two-step FOMAML, at the end": above(curves["g2"], curves["g1+g2"]),
-        "two-step Reptile is worse than two-step FOMAML, mean over training": statistics.above_along(
+        "two-step Reptile is worse than two-step FOMAML, mean over training": above_along(
             curves["g2"], curves["g1+g2"]
         ),
     } | _figure_3_along(curves)
@@ -123,7 +131,7 @@ def _figure_3_along(curves):
     ):
         if {few, many} <= curves.keys():
             claim = f"{family} of four batches are above those of two, mean over training"
-            found[claim] = statistics.above_along(curves[many], curves[few])
+            found[claim] = above_along(curves[many], curves[few])
     if {"g4", "g1+g2+g3+g4"} <= curves.keys():
         claim = "sums gain more from four batches than last gradients do, mean over training"
         found[claim] = _gain_more(curves, ("g1+g2", "g1+g2+g3+g4"), ("g2", "g4"))
@@ -132,42 +140,44 @@ def _figure_3_along(curves):
 
 def _gain_more(curves, *lines):
     """Whether, seed by seed, the second of two lines is further above the first than in another two, over training."""
-    by_seed = [[statistics.along_by_seed(curves[label]) for label in line] for line in lines]
-    gains = [{seed: many[seed] - few[seed] for seed in many.keys() & few.keys()} for few, many in by_seed]
-    return statistics.larger_in_pairs(*gains)
+    by_seed = [[accuracies_along(curves[label]) for label in line] for line in lines]
+    gains = [{s: many[s].mean - few[s].mean for s in many.keys() & few.keys()} for few, many in by_seed]
+    return in_pairs(*gains)
 
 
 def figure_4(panels: _Panels) -> Claims:
     """Section 6.3 on the panels of Figure 4, by panel, line (`settings.LINES`) and swept value.
 
-    Lines with replacement may be missing; what is said of them then cannot be told. Batches of all images are the same
-    with and without it, and are not compared.
+    Panels, lines and points may be missing. A claim is judged by the points that there are, if of each line that it
+    speaks of there is one; else there is nothing to compare. Batches of all images are the same with and without
+    replacement, and are not compared.
     """
     shared, mixed = "FOMAML, shared tail, cycle", "FOMAML, shared tail, replacement"
     separate, reptile = "FOMAML, separate tail, cycle", "Reptile"
     separate_mixed = "FOMAML, separate tail, replacement"
     all_images = 100
 
+    def points_of(panel, line):
+        return {value: records for value, records in panels.get(panel, {}).get(line, {}).items() if records}
+
+    def without_overlap(line):
+        """Four iterations of 25 images, a point of 4a and of 4b."""
+        points = (points_of(panel, line).get(value) for panel, value in WITHOUT_OVERLAP.items())
+        return next(filter(None, points), ())
+
     def throughout(panel, better, worse, below=math.inf):
-        ours, theirs = panels[panel].get(better, {}), panels[panel][worse]
+        ours, theirs = points_of(panel, better), points_of(panel, worse)
         return every(above(ours[v], theirs[v]) for v in ours if WITHOUT_OVERLAP[panel] < v < below and v in theirs)
 
     def keeps_up(panel, line):
-        """Whether a line nowhere falls more than two points below where batches do not overlap yet."""
-        points = panels[panel].get(line, {})
-        first = points.get(WITHOUT_OVERLAP[panel])
-        return first and every(above(some, first, by=-2) for some in points.values() if some is not first)
+        """Whether a line nowhere falls more than two points below four iterations of 25 images."""
+        first, points = without_overlap(line), points_of(panel, line)
+        return every(above(some, first, by=-2) for v, some in points.items() if v != WITHOUT_OVERLAP[panel])
 
-    def wanders(points):
-        """Whether outer step sizes differ by more than five points: not all equally poor."""
-        pairs = itertools.permutations(points.values(), 2)
-        return any(above(a, b, by=5) for a, b in pairs)
-
-    at_4 = {line: points[4] for line, points in panels["4a"].items()}
-    full = panels["4c"][shared]
+    full = points_of("4c", shared)
     found = {
         "4a: with four iterations shared-tail FOMAML is within five points of separate-tail": above(
-            at_4[shared], at_4[separate], by=-5
+            without_overlap(shared), without_overlap(separate), by=-5
         ),
         "4a: from five on, shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile": every(
             throughout("4a", line, shared) for line in (separate, reptile)
@@ -180,31 +190,30 @@ def figure_4(panels: _Panels) -> Claims:
         "4b: beyond batches of 25 shared-tail FOMAML, cycling, is below itself with replacement, which degrades more "
         "gradually": throughout("4b", mixed, shared, below=all_images),
         "4c: every outer step size leaves shared-tail FOMAML with full batches below Reptile with batches of 25": every(
-            above(at_4[reptile], records) for records in full.values()
+            above(without_overlap(reptile), records) for records in full.values()
         ),
-        "4c: no outer step size differs from another by more than five points (equally poor for every choice)": (
-            not wanders(full)
+        "4c: no outer step size differs from another by more than five points (equally poor for every choice)": every(
+            above(a, b, by=-5) for a, b in itertools.permutations(full.values(), 2)
         ),
     }
     for panel, what in (("4a", "from two iterations on"), ("4b", "with any batches")):
         for line in (separate, separate_mixed, reptile):
-            found[f"{panel}: {line} is {what} within two points of where no batches overlap"] = keeps_up(panel, line)
+            claim = f"{panel}: {line} is {what} within two points of four iterations of 25 images"
+            found[claim] = keeps_up(panel, line)
     return found
 
 
-def figure_4_read_otherwise(reading: _Panels, panels: _Panels) -> tuple[_Panels, Claims]:
-    """The panels of Figure 4 with those of another reading in their place, and what `figure_4` says of these.
+def figure_4_by_reading(readings: Mapping[str, _Panels]) -> pd.DataFrame:
+    """What each of several readings of Figure 4 makes of Section 6.3, with the difference that decides: a row for each
+    claim, a column for each reading, empty where it has no points to judge by."""
+    found = {reading: figure_4(panels) for reading, panels in readings.items()}
 
-    Points of the reading that have no records are left out. Where a panel of it has none at all, nothing is said.
-    """
-    found = {
-        panel: {line: there for line, points in lines.items() if (there := {v: r for v, r in points.items() if r})}
-        for panel, lines in reading.items()
-    }
-    if not all(found.values()):
-        return panels, {}
-    panels = {**panels, **found}
-    return panels, {claim: verdict for claim, verdict in figure_4(panels).items() if claim[:2] in found}
+    def said(comparison):
+        return f"{_SAID[comparison.holds]} ({comparison})" if comparison.seeds else ""
+
+    columns = {reading: [said(comparison) for comparison in of.values()] for reading, of in found.items()}
+    columns = {reading: cells for reading, cells in columns.items() if any(cells)}
+    return pd.DataFrame({"Statement": list(next(iter(found.values()))), **columns})
 
 
 def around_table_3(ablations: Mapping[str, Mapping[Any, Sequence[Record]]]) -> Claims:
@@ -216,7 +225,7 @@ def around_table_3(ablations: Mapping[str, Mapping[Any, Sequence[Record]]]) -> C
         others = [records for records in ablations[swept].values() if records != table_3]
         if swept != "adam_b1":
             found[f"{what}: moves {shots[-1]} accuracy by less than two points"] = every(
-                above(a, b, by=-2, shots=shots[-1]) for other in others for a, b in ((other, table_3), (table_3, other))
+                within(other, table_3, 2, shots=shots[-1]) for other in others
             )
     strongest = list(ablations["adam_b1"])[-1]
     for s in shots:
@@ -239,8 +248,6 @@ def faster(runs: Mapping[Any, Sequence[Record]]) -> Claims:
     for label, other in others:
         for shots in shots_of(records):
             for setting, name in SETTINGS.items():
-                points, interval = gain(other, records, shots, setting)
-                unclear = np.isnan(interval) or abs(abs(points) - 1) <= interval
                 claim = f"{label} is within a point of {reference}, {shots}, {name}"
-                found[claim] = None if unclear else bool(abs(points) < 1)
+                found[claim] = within(other, records, 1, shots=shots, setting=setting)
     return found

@@ -28,8 +28,9 @@ def ratio_interval(ratio: float, above: int, below: int) -> tuple[float, float]:
 def table(seeds: Sequence[Record], initialisations: Sequence[Record]) -> pd.DataFrame:
     """Standard deviations over seeds and over initialisations of one seed, their 95 % intervals, and their ratio.
 
-    A row for each cell of Table 2's 5-way Reptile, with the paper's standard deviation. Three of each tell ratios
-    beyond 6.2 from none. Raises `ValueError` where either has fewer than two that finished.
+    A row for each cell of Table 2's 5-way Reptile, with the paper's standard deviation, and with that which evaluation
+    tasks alone make of seeds that each have their own. Three of each tell ratios beyond 6.2 from none. Raises
+    `ValueError` where either has fewer than two that finished.
     """
     rows = []
     for shots in shots_of(seeds):
@@ -44,6 +45,8 @@ def table(seeds: Sequence[Record], initialisations: Sequence[Record]) -> pd.Data
                 spread = mean_and_spread(values)[1]
                 row[f"± over {len(values)} {what}"] = _said(spread, interval(spread, len(values)))
                 found.append((spread, len(values)))
+            errors = [100 * cell["ci95"] / 1.96 for cell in cells_of(seeds, shots, setting)]
+            row["± by tasks alone"] = f"{np.sqrt(np.mean(np.square(errors))):.2f}"
             (a, n), (b, m) = found
             low, high = ratio_interval(a / b, n, m)
             row["Ratio"] = _said(a / b, (low, high))

@@ -32,25 +32,6 @@ def written(mean: float, around: float, digits: str = ".2f") -> str:
     return f"{mean:{digits}}" if np.isnan(around) else f"{mean:{digits}} ± {around:{digits.removeprefix('+')}}"
 
 
-BySeed = Mapping[int, float]
-"""A number for each training seed."""
-
-
-def in_pairs(some: BySeed, others: BySeed) -> tuple[float, float]:
-    """By how much numbers exceed others of the same seeds, and half the 95 % interval of that (Student's t).
-
-    Both are NaN where no seed is in common.
-    """
-    pairs = [some[seed] - others[seed] for seed in some if seed in others]
-    return over_seeds(pairs) if pairs else (float("nan"), float("nan"))
-
-
-def larger_in_pairs(some: BySeed, others: BySeed) -> bool | None:
-    """Whether numbers exceed others of the same seeds; `None` where their difference is 0 within its interval."""
-    points, interval = in_pairs(some, others)
-    return bool(points > 0) if abs(points) > interval else None
-
-
 def finished(records: Sequence[Record]) -> list[Record]:
     """The records of trainings that did not diverge; raises `ValueError` where none is left."""
     kept = [record for record in records if record.status == "finished"]
@@ -87,10 +68,7 @@ def over_tasks(cells: Cells) -> tuple[float, float]:
 def estimate(cells: Cells) -> tuple[float, float]:
     """Accuracy in percent and half its 95 % interval: over seeds (Student's t) where there are several, and else over
     the evaluation tasks of the one, whose training might have gone otherwise."""
-    if len(cells) == 1:
-        return over_tasks(cells)
-    mean, spread = mean_and_spread([100 * cell["mean"] for cell in cells])
-    return mean, float(stdtrit(len(cells) - 1, 0.975) * spread / np.sqrt(len(cells)))
+    return over_tasks(cells) if len(cells) == 1 else over_seeds([100 * cell["mean"] for cell in cells])
 
 
 def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
@@ -105,85 +83,10 @@ def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     return float(stdtrit(freedom, 0.975) * np.sqrt(sum(shares)))
 
 
-def difference(better: Cells, worse: Cells) -> tuple[float, float]:
-    """Points by which the accuracy of some cells is above that of others, and half the 95 % interval of that.
-
-    The interval is over seeds (Welch's) where both have several, and else over evaluation tasks alone, of which both
-    may have the same, so that it is on the wide side.
-    """
-    (high, wide), (low, narrow) = over_tasks(better), over_tasks(worse)
-    interval = float(np.hypot(wide, narrow))
-    if min(len(better), len(worse)) > 1:
-        a, b = ([100 * cell["mean"] for cell in cells] for cells in (better, worse))
-        interval = welch((*mean_and_spread(a), len(a)), (*mean_and_spread(b), len(b)))
-    return high - low, interval
-
-
-def exceeds(better: Cells, worse: Cells, by: float | int = 0) -> bool | None:
-    """Whether the accuracy of some cells is more than `by` percentage points above that of others.
-
-    `None` where that cannot be told: the `difference` is `by` within its 95 % interval, or there are no cells.
-    """
-    if not better or not worse:
-        return None
-    points, interval = difference(better, worse)
-    return beyond(points - by, interval)
-
-
-def beyond(points: float, interval: float) -> bool | None:
-    """Whether a difference is positive; `None` where zero is within its interval."""
-    return None if abs(points) <= interval else bool(points > 0)
-
-
-def above(
-    better: Sequence[Record],
-    worse: Sequence[Record],
-    by: float | int = 0,
-    shots: str = "5-shot",
-    setting: str = "alone",
-) -> bool | None:
-    """Whether trainings end more than `by` percentage points of accuracy above others (below, where it is negative).
-
-    `None` where that cannot be told, also because all of either diverged. The interval is that of `gain` where they
-    have two seeds or more in common, and else that of `exceeds`: of the one seed, or of all where none is in common.
-    """
-    points, interval = gain(better, worse, shots, setting)
-    if not np.isnan(interval):
-        return beyond(points - by, interval)
-    better, worse = _in_common(better, worse)
-    return exceeds(cells_of(better, shots, setting), cells_of(worse, shots, setting), by)
-
-
-def _in_common(some, others):
-    """Of both, the finished records of seeds that both have; all records where there is no such seed."""
-    here, there = ({r.config["seed"]: r for r in records if r.status == "finished"} for records in (some, others))
-    seeds = here.keys() & there.keys()
-    return ([here[seed] for seed in seeds], [there[seed] for seed in seeds]) if seeds else (some, others)
-
-
 def along(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
     """Each seed's mean over its learning curve. All points have the same tasks, so that its interval is a point's."""
     curves = [[point[shots][setting] for point in record.curve] for record in finished(records)]
     return [{name: float(np.mean([cell[name] for cell in curve])) for name in ("mean", "ci95")} for curve in curves]
-
-
-def along_by_seed(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> dict[int, float]:
-    """Of each seed the mean over its learning curve, in percent."""
-    cells = along(records, shots, setting)
-    return {record.config["seed"]: 100 * cell["mean"] for record, cell in zip(finished(records), cells, strict=True)}
-
-
-def above_along(better: Sequence[Record], worse: Sequence[Record]) -> bool | None:
-    """Whether trainings are above others in the mean over their learning curves; `None` where that cannot be told.
-
-    The interval is that of `in_pairs` where they have two seeds or more in common, and else that of `exceeds`, as in
-    `above`.
-    """
-    points, interval = in_pairs(along_by_seed(better), along_by_seed(worse))
-    if not np.isnan(interval):
-        return beyond(points, interval)
-    better, worse = _in_common(better, worse)
-    return exceeds(along(better), along(worse))
 
 
 def shots_of(records: Sequence[Record]) -> list[str]:

@@ -55,9 +55,7 @@ def accuracy_table(
             found = records.get(training, ())
             row = {"Task": f"{shots}-shot {ways}-way", "Algorithm": algorithm, "Paper": percent(*values[shots, ways])}
             nearest = (repeated or {}).get(f"{dataset}-{ways}way-reptile", ())
-            borrowed = mean_and_spread([100 * c["mean"] for c in cells_of_row(nearest, algorithm, shots)] or [np.nan])[
-                1
-            ]
+            borrowed = [100 * cell["mean"] for cell in cells_of_row(nearest, algorithm, shots)]
             margin = MARGIN_OF_MAML if "MAML" in algorithm else MARGINS[dataset]
             judge = functools.partial(beside_paper, paper=values[shots, ways], margin=margin, borrowed=borrowed)
             rows.append(row | _cells(found, training, algorithm, shots, judge))

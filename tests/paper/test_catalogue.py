@@ -69,6 +69,7 @@ def test_readings_of_figure_4_differ_in_what_they_say_alone():
     for panel in ("4a", "4b"):
         assert differing("Adam", panel) == {"optimiser"}
         assert differing("Tail of ten", panel) == {"tail"}
+    assert differing("Outer step of 0.25", "4a") == {"outer_step_size"}
     for panel in ("4b", "4c"):
         assert differing("Mean loss", panel) == {"loss", "learning_rate"}
     means, sums = figure_4_readings()["Mean loss"]["4c"], figure_4_runs(Scale("quick", 3), "4c")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis.strategies import floats
+from hypothesis import example, given
+from hypothesis.strategies import fixed_dictionaries, floats, lists
 from scipy.stats import t, ttest_ind
 
 from reptile_eqx.paper import agreement, claims, report, statistics, tables
+from reptile_eqx.paper.comparisons import NOTHING, Comparison
 from reptile_eqx.runs.records import Record
 
 
@@ -16,28 +17,6 @@ def record(accuracy, seed=0, ci95=0.01, status="finished", field="outer_step_siz
     config = dict(eval_shots=[5], seed=seed, outer_iterations=10, curve_tasks=9) | {field: value}
     results = cells if status == "finished" else {}
     return Record(f"run-{seed}", "Fake", config, status, [{"iteration": 5, **cells}], results, {})
-
-
-def test_a_difference_within_its_interval_cannot_be_told():
-    good, equal, bad = [record(0.9), record(0.8, seed=1)], [record(0.845, seed=2)], [record(0.7, seed=2)]
-    # Intervals of the means are 0.71 and 1 points, of the difference 1.22.
-    assert statistics.above(good, bad) is True
-    assert statistics.above(bad, good) is False
-    assert statistics.above(good, equal) is None
-    assert statistics.above(good, bad, by=13) is True
-    assert statistics.above(good, bad, by=14) is None
-    assert statistics.above(good, bad, by=17) is False
-    lost = [record(0.9, status="diverged")]
-    assert statistics.above(lost, bad) is None
-    assert statistics.above([*good, *lost], bad) is True
-
-
-def test_a_single_seed_is_set_beside_the_same_seed_of_others():
-    three, one = [record(0.5), record(0.9, seed=1), record(0.9, seed=2)], [record(0.6)]
-    for above in (statistics.above, statistics.above_along):
-        assert above(one, three) is True, "by ten points of seed 0, though the mean of three is above"
-        assert above(three[1:], one) is True, "where no seed is in common"
-        assert above([*three[1:], record(0.5, status="diverged")], one) is True
 
 
 @pytest.mark.parametrize(
@@ -58,25 +37,32 @@ def test_one_rule_for_agrees(cells, verdict):
     assert statistics.welch(*spreads) == pytest.approx((scipy.high - scipy.low) / 2)
 
 
+cells = lists(fixed_dictionaries({"mean": floats(0.9, 1), "ci95": floats(0, 0.1)}), min_size=1, max_size=4)
+
+
 @given(
-    mean=floats(0.9, 1), ci95=floats(0, 0.1), more=floats(0, 0.1), spread=floats(0, 3), wider=floats(0, 3),
-    margin=floats(0.1, 2), paper=floats(0, 1),
+    cells=cells, more=lists(floats(0, 0.1), min_size=4, max_size=4), margin=floats(0.1, 2), paper=floats(0, 1),
+    borrowed=lists(floats(90, 100), min_size=3, max_size=3), wider=floats(1, 5),
 )  # fmt: skip
-def test_less_certainty_never_makes_agreement_or_a_difference(mean, ci95, more, spread, wider, margin, paper):
-    """Fewer tasks, seeds further apart and a wider ± can only take a verdict away; more tasks can only bring one."""
-    sure = agreement.beside_paper([{"mean": mean, "ci95": ci95}], (95.0, paper), margin, spread)
-    unsure = agreement.beside_paper([{"mean": mean, "ci95": ci95 + more}], (95.0, paper), margin, spread + wider)
+@example(
+    cells=[{"mean": 0.951, "ci95": 0.0}] * 3, more=[0.05] * 4, margin=0.5, paper=0.1, borrowed=[95.0] * 3, wider=1.0
+)
+def test_less_certainty_never_makes_agreement_or_a_difference(cells, more, margin, paper, borrowed, wider):
+    """Fewer tasks and a wider spread that is borrowed can only take a verdict away; more tasks can only bring one."""
+    sure = agreement.beside_paper(cells, (95.0, paper), margin, borrowed)
+    fewer = [cell | {"ci95": cell["ci95"] + error} for cell, error in zip(cells, more, strict=False)]
+    apart = [wider * accuracy for accuracy in borrowed]
+    unsure = agreement.beside_paper(fewer, (95.0, paper), margin, apart)
     assert unsure.interval >= sure.interval and unsure.points == sure.points
     assert unsure.verdict == sure.verdict or unsure.verdict.endswith("cannot be told")
-    unknown = agreement.beside_paper([{"mean": mean, "ci95": ci95}], (95.0, paper), margin)
-    assert unknown.verdict == "cannot be told"
+    assert agreement.beside_paper(cells[:1], (95.0, paper), margin).verdict == "cannot be told"
 
 
-def test_seeds_in_common_are_compared_pair_by_pair():
-    low, high = ([record(x + gain, seed=i) for i, x in enumerate((0.5, 0.7, 0.9))] for gain in (0, 0.02))
-    assert statistics.above(high, low) is True, "each seed gains two points, however far apart the seeds are"
-    others = [record(0.52 + 0.2 * i, seed=i + 3) for i in range(3)]
-    assert statistics.above(others, low) is None
+def test_one_seed_borrows_the_spread_of_others():
+    """Each part has Student's own quantile: 4.30 for three seeds, 1.96 for tasks, which their interval has already."""
+    found = agreement.beside_paper([{"mean": 0.95, "ci95": 0.003}], (94.0, 0.1), 0.5, [94.0, 95.0, 96.0])
+    assert found.points == pytest.approx(1.0)
+    assert found.interval == pytest.approx(np.sqrt(0.3**2 + 4.3027**2 * (1 + 0.1**2 / 3)), rel=1e-4)
 
 
 def test_a_mean_over_training_has_the_interval_of_a_point():
@@ -99,14 +85,35 @@ def test_means_over_training_are_compared_seed_by_seed_where_there_are_several()
     at = {"g1": 0.2, "g2": 0.9, "g4": 0.91, "g1+g2": 0.8, "½(g1+g2)": 0.8, "g1+g2+g3+g4": 0.9, "¼(g1+g2+g3+g4)": 0.9}
     claim = "sums gain more from four batches than last gradients do, mean over training"
     curves = {name: [record(x + i / 10, i, ci95=0.2) for i in range(3)] for name, x in at.items()}
-    assert claims.figure_3(curves)[claim] is True
-    assert claims.figure_3(curves)["two-step Reptile is worse than two-step FOMAML, mean over training"] is True
-    assert claims.figure_3(curves | {"g4": curves["g4"][:1]})[claim] is None, "one seed tells no spread"
+    found = claims.figure_3(curves)
+    assert found[claim].holds and found[claim].difference == pytest.approx(9)
+    assert found["two-step Reptile is worse than two-step FOMAML, mean over training"].holds
+    assert claims.figure_3(curves | {"g4": curves["g4"][:1]})[claim].holds is None, "one seed tells no spread"
 
 
 def test_claims_as_a_table():
     table = claims.table({"a": True, "b": np.bool_(False), "c": None})
     assert table["Verdict"].tolist() == ["holds", "does not hold", "cannot be told"]
+    assert list(table) == ["Statement", "Verdict"]
+    table = claims.table({"a": True, "b": Comparison(1.234, 0.456, 3), "c": NOTHING}).set_index("Statement")
+    assert table.loc["a"].tolist() == ["holds", "", ""] and table.loc["c"].tolist() == ["cannot be told", "", ""]
+    assert table.loc["b"].tolist() == ["holds", "+1.23 ± 0.46", "3"]
+
+
+def test_equally_poor_is_not_told_of_what_is_not_known():
+    """Outer step sizes that are level and precise hold, level and noisy cannot be told, apart do not hold."""
+    shared, separate = "FOMAML, shared tail, cycle", "FOMAML, separate tail, cycle"
+    lines = {line: {4: [record(0.9)]} for line in (shared, separate, "Reptile")}
+    claim = "4c: no outer step size differs from another by more than five points (equally poor for every choice)"
+
+    def verdict(*points, ci95=0.01):
+        swept = {float(i): [record(x, ci95=ci95)] for i, x in enumerate(points)}
+        return claims.figure_4({"4a": lines, "4b": lines, "4c": {shared: swept}})[claim].holds
+
+    assert verdict(0.6, 0.61, 0.62) is True
+    assert verdict(0.6, 0.61, 0.62, ci95=0.5) is None
+    assert verdict(0.6, 0.61, 0.7) is False
+    assert verdict(0.6) is None, "one step size is beside no other"
 
 
 def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
@@ -123,25 +130,20 @@ def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
     assert table["5-shot, transductive"].to_dict() == {"b": "+2.00 ± 12.71", "c": "+3.00", "d": "diverged"}
 
 
-def test_all_of_several_things():
-    assert claims.every([True, True]) is True
-    assert claims.every([True, None, False]) is False
-    assert claims.every([True, None]) is None
-    assert claims.every([]) is None
-
-
-def test_figure_4_read_otherwise_is_judged_by_its_own_points_and_speaks_of_its_own_panels():
+def test_a_reading_of_figure_4_is_judged_by_the_points_that_it_has():
     shared, separate = "FOMAML, shared tail, cycle", "FOMAML, separate tail, cycle"
     falls, stays = {25: [record(0.9)], 75: [record(0.8)]}, {25: [record(0.9)], 50: [], 75: [record(0.9)]}
-    lines = {line: {4: [record(0.9)]} for line in (shared, separate, "Reptile")}
-    panels = {"4a": lines, "4b": {shared: falls, separate: falls}, "4c": {shared: {1.0: [record(0.8)]}}}
-    level = "4b: FOMAML, separate tail, cycle is with any batches within two points of where no batches overlap"
-    assert claims.figure_4(panels)[level] is False
-    read, said = claims.figure_4_read_otherwise({"4b": {shared: falls, separate: stays}}, panels)
-    assert said[level] is True
-    assert {claim[:2] for claim in said} == {"4b"}
-    assert 50 not in read["4b"][separate] and read["4c"] is panels["4c"]
-    assert claims.figure_4_read_otherwise({"4b": {separate: {50: []}}}, panels) == (panels, {})
+    level = "4b: FOMAML, separate tail, cycle is with any batches within two points of four iterations of 25 images"
+    below = "4b: beyond batches of 25 shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile"
+    readings = {
+        "falls": {"4b": {shared: falls, separate: falls, "Reptile": stays}},
+        "stays": {"4a": {separate: {4: stays[25]}}, "4b": {shared: falls, separate: {75: stays[75]}}},
+        "none": {"4a": {"Reptile": {2: []}}},
+    }
+    table = claims.figure_4_by_reading(readings).set_index("Statement")
+    assert list(table) == ["falls", "stays"]
+    assert table.loc[level].tolist() == ["does not hold (-10.0 ± 1.4)", "holds (+0.0 ± 1.4)"]
+    assert table.loc[below].tolist() == ["cannot be told (+0.0 ± 1.4)", ""], "no point of Reptile's is no verdict"
 
 
 def test_a_table_of_accuracies_says_which_training_diverged():

@@ -160,14 +160,14 @@ def test_claims_are_judged_by_pairs_of_seeds():
         "Random initialisation": method(0.0), "Joint training": method(0.2, before=0.1), "FOMAML": method(0.5),
         "MAML": method(0.6), "Reptile": method(0.5, wobble=0.3),
     })  # fmt: skip
-    assert verdicts["Joint training adapts: its return after 5 steps is above that before"] is True
-    assert verdicts["Random initialisation adapts: its return after 5 steps is above that before"] is None
-    assert verdicts["after 5 steps MAML's return is above that of FOMAML"] is True
-    assert verdicts["after 1 step FOMAML's return is above that of Reptile"] is None
+    assert verdicts["Joint training adapts: its return after 5 steps is above that before"].holds is True
+    assert verdicts["Random initialisation adapts: its return after 5 steps is above that before"].holds is None
+    assert verdicts["after 5 steps MAML's return is above that of FOMAML"].holds is True
+    assert verdicts["after 1 step FOMAML's return is above that of Reptile"].holds is None
     lost = {"Joint training": [record([], status="diverged")]}
     assert (
         shown.claims({m: method(0.5) for m in shown.MARKS} | lost)[
             "after 5 steps Reptile's return is above that of Joint training"
-        ]
+        ].holds
         is None
     )

@@ -13,7 +13,6 @@ from jax.flatten_util import ravel_pytree
 import reptile_eqx as rx
 from reptile_eqx.losses import mean_cross_entropy
 from reptile_eqx.nn import OmniglotNetwork
-from reptile_eqx.paper import statistics
 from reptile_eqx.paper.catalogue import Scale
 from reptile_eqx.paper.experiments import FewShotClassification
 from reptile_eqx.paper.section_8 import answers, figures, questions
@@ -221,17 +220,6 @@ def test_what_makes_no_ordinary_training_is_told():
 
 def record(seed, **results):
     return rx.Record(f"made-up-{seed}", "Variant", {"seed": seed, "ways": 5}, "finished", [], results, {})
-
-
-def test_a_verdict_is_one_of_pairs_of_a_seed():
-    """A difference that all seeds share is told, however much seeds differ; one within its interval is not."""
-    some, others = {0: 10.0, 1: 50.0, 2: 90.0}, {0: 9.0, 1: 48.9, 2: 89.1}
-    assert statistics.larger_in_pairs(some, others) is True
-    assert statistics.larger_in_pairs(others, some) is False
-    assert statistics.larger_in_pairs(some, {seed: number + 1 for seed, number in others.items()}) is None
-    assert statistics.larger_in_pairs({0: 10.0}, {0: 9.0}) is None
-    assert statistics.larger_in_pairs(some, {0: 9.0, 1: 60.0, 2: 89.0}) is None
-    assert statistics.larger_in_pairs(some, {7: 1.0}) is None
 
 
 def test_fine_tuning_is_chosen_on_other_characters_than_it_is_reported_on():

@@ -26,6 +26,7 @@ def test_three_of_each_tell_a_ratio_beyond_six():
     assert told[3].loc["5-shot, transductive", "± over 3 seeds"] == "0.50 (0.26 to 3.14)"
     assert told[3].loc["5-shot, transductive", "Ratio"] == "5.00 (0.80 to 31.22)"
     assert told[3]["Paper's ±"].tolist() == ["0.10", "0.06"]
+    assert told[3]["± by tasks alone"].tolist() == ["0.51", "0.51"], "± 1 point is 1.96 deviations"
     assert set(told[3]["Verdict"]) == {"cannot be told"}
     assert set(spread.table(apart, close)["Verdict"]) == {"seeds differ more"}
     assert set(spread.table(close, apart)["Verdict"]) == {"seeds differ less"}

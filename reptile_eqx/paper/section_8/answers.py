@@ -11,8 +11,9 @@ from ...datasets import FACTS, DataError, ImageClasses, load
 from ...few_shot import FewShot
 from ...runs.records import Record
 from ..claims import Claims
+from ..comparisons import BySeed, in_pairs
 from ..pretrained import load_pretrained
-from ..statistics import BySeed, finished, larger_in_pairs, over_seeds, written
+from ..statistics import finished, over_seeds, written
 
 Means = Mapping[str, Sequence[Record]]
 """The records of each thing that is compared, by its name."""
@@ -60,11 +61,11 @@ def depth(records: Mapping[str, Means]) -> Claims:
     for what, networks in records.items():
         for name, of in networks.items():
             if name != "4 blocks":
-                claims[f"{name}: above 4 blocks after {what}"] = larger_in_pairs(accuracy(of), four)
+                claims[f"{name}: above 4 blocks after {what}"] = in_pairs(accuracy(of), four)
     equal = records["as many iterations"]
     for name in equal:
         if f"{name}, skips" in equal:
-            claims[f"{name}: with skips above without"] = larger_in_pairs(
+            claims[f"{name}: with skips above without"] = in_pairs(
                 accuracy(equal[f"{name}, skips"]), accuracy(equal[name])
             )
     return claims
@@ -74,13 +75,13 @@ def closes_the_gap(records: Means) -> Claims:
     """Whether there is a gap, and what makes it smaller or raises accuracy on unseen characters."""
     none, claims = records["none"], {}
     zero = dict.fromkeys(gap(none), 0.0)
-    claims["without regularisation accuracy is higher on training characters than on unseen ones"] = larger_in_pairs(
+    claims["without regularisation accuracy is higher on training characters than on unseen ones"] = in_pairs(
         gap(none), zero
     )
     for name, of in records.items():
         if name != "none":
-            claims[f"{name}: a smaller gap"] = larger_in_pairs(gap(none), gap(of))
-            claims[f"{name}: more accurate on unseen characters"] = larger_in_pairs(accuracy(of), accuracy(none))
+            claims[f"{name}: a smaller gap"] = in_pairs(gap(none), gap(of))
+            claims[f"{name}: more accurate on unseen characters"] = in_pairs(accuracy(of), accuracy(none))
     return claims
 
 
@@ -97,7 +98,7 @@ def ordinary(records: Mapping[str, Means]) -> Claims:
         for some, other in pairs:
             if ended(ways.get(some, ())) and ended(ways.get(other, ())):
                 for what in ("test accuracy", "cosine"):
-                    claims[f"{which}: {some} against {other}, a larger {what}"] = larger_in_pairs(
+                    claims[f"{which}: {some} against {other}, a larger {what}"] = in_pairs(
                         of_ordinary(ways[some], what), of_ordinary(ways[other], what)
                     )
     return claims
@@ -111,7 +112,7 @@ def ended(records: Sequence[Record]) -> bool:
 def strong_baseline(records: Means) -> Claims:
     """Whether Reptile is above joint training plus fine-tuning, for each number of ways."""
     return {
-        f"{ways}-way: Reptile is above joint training plus fine-tuning": larger_in_pairs(
+        f"{ways}-way: Reptile is above joint training plus fine-tuning": in_pairs(
             fine_tuned(records[f"Reptile, {ways}-way"], ways), fine_tuned(records["Joint training"], ways)
         )
         for ways in ways_of(records)

@@ -29,8 +29,9 @@ from ...tasks import Task
 from ...training import Learner
 from ..catalogue import PROFILES, Scale
 from ..claims import Claims
+from ..comparisons import in_pairs
 from ..experiments import split_classes
-from ..statistics import finished, larger_in_pairs, over_seeds, written
+from ..statistics import finished, over_seeds, written
 from .pixelcnn import PixelCNN, bits_per_pixel, sample
 from .variants import SPLITS
 
@@ -333,7 +334,7 @@ def claims(records: Mapping[str, Sequence[Record]]) -> Claims:
             bits(random, 5),
         ),
     }
-    return {claim: larger_in_pairs(more, less) for claim, (less, more) in expected.items()}
+    return {claim: in_pairs(more, less) for claim, (less, more) in expected.items()}
 
 
 def table(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:

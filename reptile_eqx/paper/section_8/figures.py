@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...runs.records import Record
+from ..comparisons import BySeed
 from ..plots import BLUE, GREEN, ORANGE, PURPLE, VERMILION
-from ..statistics import BySeed, finished, over_seeds
+from ..statistics import finished, over_seeds
 from .answers import Means, accuracy, ended, fine_tuned, ways_of
 
 _LOOKS: tuple[Any, ...] = (

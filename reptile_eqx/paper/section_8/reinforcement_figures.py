@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from ...runs.records import Record
 from ..claims import Claims
+from ..comparisons import in_pairs
 from ..plots import BLUE, COLOURS, GREY, STYLES, VERMILION
-from ..statistics import finished, larger_in_pairs, mean_and_spread, over_seeds, written
+from ..statistics import finished, mean_and_spread, over_seeds, written
 from .reinforcement import JUDGED, SHOWN_GOALS
 
 MARKS = {"Random initialisation": "x", "Joint training": "s", "FOMAML": "D", "MAML": "^", "Reptile": "o"}
@@ -126,7 +127,7 @@ def claims(methods: Methods) -> Claims:
         return {seed: values[steps] - values[0] for seed, values in returns[method].items()}
 
     found: Claims = {
-        f"{method} adapts: its return after {JUDGED} steps is above that before": larger_in_pairs(
+        f"{method} adapts: its return after {JUDGED} steps is above that before": in_pairs(
             at(method, JUDGED), at(method, 0)
         )
         for method in methods
@@ -142,8 +143,8 @@ def claims(methods: Methods) -> Claims:
     for steps in (1, JUDGED):
         for better, worse in (pair for pair in pairs if returns.keys() >= set(pair)):
             claim = f"after {steps} step{'s' * (steps > 1)} {better}'s return is above that of {worse}"
-            found[claim] = larger_in_pairs(at(better, steps), at(worse, steps))
-    found[f"Reptile gains more in {JUDGED} steps than joint training"] = larger_in_pairs(
+            found[claim] = in_pairs(at(better, steps), at(worse, steps))
+    found[f"Reptile gains more in {JUDGED} steps than joint training"] = in_pairs(
         gained("Reptile", JUDGED), gained("Joint training", JUDGED)
     )
     return found
