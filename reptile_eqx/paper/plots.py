@@ -206,27 +206,31 @@ def before_adaptation(methods: Mapping[str, Sequence[Record]], note: str = "") -
 def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     """Accuracy on unseen classes along training: mean over seeds, shaded from the lowest to the highest.
 
-    Of one seed, shaded is the 95 % interval over the tasks of a point. Triangles at the right are the paper's (Tables 1
-    and 2).
+    Of one seed, shaded is the 95 % interval over the tasks of a point. Marks at the end are the final evaluation, of
+    more tasks, as `_points` has it. Triangles at the right are the paper's (Tables 1 and 2).
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     records = finished(records)
     iterations = [point["iteration"] for point in records[0].curve]
     for label, colour in zip(records[0].results, (BLUE, VERMILION), strict=False):
-        for setting, style in (("transductive", "-"), ("alone", "--")):
+        for setting, style, mark in (("transductive", "-", "o"), ("alone", "--", "s")):
             cells = [[point[label][setting] for point in record.curve] for record in records]
             means = 100 * np.array([[cell["mean"] for cell in curve] for curve in cells])
             over_tasks = 100 * np.array([cell["ci95"] for cell in cells[0]]) if len(cells) == 1 else 0
             axes.plot(iterations, means.mean(0), style, color=colour, label=f"{label}, {SETTINGS[setting]}")
             low, high = means.min(0) - over_tasks, np.minimum(means.max(0) + over_tasks, 100)
             axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
+            _points(
+                axes, iterations[-1:], [records], label, setting, color=colour, marker=mark, markersize=4, linestyle=""
+            )
             for paper in _papers(records[0], label, setting):
                 place: dict[str, Any] = dict(transform=axes.get_yaxis_transform(), clip_on=False, linestyle="")
                 axes.plot(1.02, paper, marker="<", color=colour, fillstyle="full" if style == "-" else "none", **place)
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
+    marks = f"marks: final evaluation ({records[0].config['eval_tasks']:,} tasks), bars 95 %; triangles: the paper's"
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
-    return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; triangles: the paper's\n{seeds}", note, 2)
+    return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; {seeds};\n{marks}", note, 2)
 
 
 def beside_record(here: Sequence[Record], record: Sequence[Record], note: str = "") -> Figure:
@@ -275,23 +279,31 @@ def _accuracy(shots: str, setting: str) -> Callable[[Any], float]:
 def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
     """Figure 3: learning curves of the gradient combinations, smoothed over three points; shaded: range over seeds.
 
-    The second panel is the upper part of the first, where all but g₁ end. The legend says how many seeds each line has
-    where they differ.
+    The first panel has all of them. The others have the upper part of the sums, the averages and the last gradients.
+    Where seeds differ in number, the legend says how many a line has.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.8), layout="constrained")
     colours = dict(zip("1234", (GREY, ORANGE, GREEN, BLUE), strict=True))
-    value = _accuracy("5-shot", setting)
+    families = {"sums": [], "averages": [], "last gradients (FOMAML)": []}
+    for label in curves:
+        kind = "sums" if label.startswith("g1+") else "averages" if label[0] in "½⅓¼" else "last gradients (FOMAML)"
+        families[kind] += [label] if label != "g1" else []
+    families = {kind: labels for kind, labels in families.items() if labels}
+    figure, grid = plt.subplots(1, 1 + len(families), figsize=(3.4 * (1 + len(families)), 4.4), layout="constrained")
+    panels, value = np.atleast_1d(grid), _accuracy("5-shot", setting)
     counts = {len(records) for records in curves.values()}
-    for axes in panels:
-        for label, records in curves.items():
+    for axes, (kind, labels) in zip(panels, {"all": list(curves), **families}.items(), strict=True):
+        for label in labels:
             k = max(digit for digit in label if digit.isdigit())
             style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
-            called = label if len(counts) == 1 else f"{label}, {len(records)} seed{'s' * (len(records) > 1)}"
-            _curve(axes, records, value, called, smooth=True, color=colours[k], linestyle=style)
-        axes.set(xlabel="outer iterations", ylabel=f"5-shot accuracy (%), {SETTINGS[setting]}")
+            several = f"{label}, {len(curves[label])} seed{'s' * (len(curves[label]) > 1)}"
+            called = label if len(counts) == 1 else several
+            _curve(axes, curves[label], value, called, smooth=True, color=colours[k], linestyle=style)
+        axes.set(xlabel="outer iterations", title=kind)
+        axes.tick_params(labelsize=8)
+    panels[0].set_ylabel(f"5-shot accuracy (%), {SETTINGS[setting]}")
     ends = [value(r.curve[-1]) for label, some in curves.items() for r in some if label != "g1" and r.curve]
-    if ends:
-        panels[1].set_ylim(min(ends) - 10, min(max(ends) + 2, 100))
+    for axes in panels[1:] if ends else ():
+        axes.set_ylim(min(ends) - 10, min(max(ends) + 2, 100))
     tasks = next(iter(curves.values()))[0].config["curve_tasks"]
     title = "Figure 3: inner-loop gradient combinations, on unseen classes"
     points = f"{tasks} tasks a point, the same all along a seed's curve; each smoothed with the points beside it"
@@ -315,13 +327,16 @@ _LOOKS = {
 
 
 def figure_4(
-    panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]], note: str = "", setting: str = "alone"
+    panels: Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]],
+    note: str = "",
+    setting: str = "alone",
+    title: str = "Figure 4: what overlapping batches do, on unseen classes",
 ) -> Figure:
     """Figure 4: final accuracy against what each panel sweeps, on one scale.
 
-    The bars are 95 % intervals: over seeds where a point has several (filled), else over its tasks (hollow). The inset
-    of 4a is its upper part, where lines coincide; 4c has the levels of Reptile with batches of 25 and of an untrained
-    network. A panel's name may go on, such as "4b, mean loss".
+    The bars are 95 % intervals: over seeds where a point has several (filled), else over its tasks (hollow). The insets
+    of 4a and 4b are their upper parts, where lines coincide; 4c has the levels of Reptile with batches of 25 and of an
+    untrained network. A panel's name may go on, such as "4b, mean loss".
     """
     size = (1 + 3.5 * len(panels), 4.6)
     figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -333,7 +348,8 @@ def figure_4(
     }
     for axes, (panel, lines) in zip(row, panels.items(), strict=True):
         axes.set(xlabel=swept[panel[:2]], title=panel, ylim=(0, 100))
-        inset = axes.inset_axes((0.5, 0.08, 0.47, 0.42), ylim=(85, 100)) if panel == "4a" else None
+        corner = {"4a": (0.5, 0.08, 0.47, 0.42), "4b": (0.13, 0.08, 0.5, 0.34)}.get(panel[:2])
+        inset = axes.inset_axes(corner, ylim=(85, 100)) if corner else None
         for line, points in lines.items():
             if line == UNTRAINED:
                 continue
@@ -347,7 +363,8 @@ def figure_4(
             inset.tick_params(labelsize=7)
             inset.grid(alpha=0.25)
         if panel.startswith("4b"):
-            axes.set_xticks(sorted({value for points in lines.values() for value in points}))
+            for where in (axes, inset):
+                where.set_xticks(sorted({value for points in lines.values() for value in points}))
         if panel.startswith("4c"):
             axes.set_xscale("log")
             reptile = (some.get("Reptile", {}).get(WITHOUT_OVERLAP.get(name[:2])) for name, some in panels.items())
@@ -360,7 +377,7 @@ def figure_4(
                     said: dict[str, Any] = dict(color=color, fontsize=8, ha="right", va="top")
                     axes.text(0.98, mean - 2, level, transform=axes.get_yaxis_transform(), **said)
     row[0].set_ylabel(f"5-shot accuracy (%), {SETTINGS[setting]}")
-    return _finish(figure, f"Figure 4: what overlapping batches do, on unseen classes\n{MARKS}", note, 3)
+    return _finish(figure, f"{title}\n{MARKS}", note, 3)
 
 
 def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: str = "") -> Figure:
@@ -385,7 +402,10 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
 
 
 def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
-    """Learning curves of a few variants of a training, a panel for each of its shots; shaded: range over seeds."""
+    """Learning curves of a few variants of a training, a panel for each of its shots; shaded: range over seeds.
+
+    Marks at the end are the final evaluation, of more tasks, as `_points` has it.
+    """
     shown = shots_of(next(iter(variants.values())))
     size = (4.6 * len(shown), 3.8)
     figure, row = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
@@ -393,9 +413,14 @@ def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", se
     for axes, shots in zip(row[0], shown, strict=True):
         for (name, records), (colour, style) in zip(variants.items(), looks, strict=False):
             _curve(axes, records, _accuracy(shots, setting), name, color=colour, linestyle=style)
+            if kept := [record for record in records if record.status == "finished"]:
+                end = kept[0].curve[-1]["iteration"]
+                _points(axes, [end], [kept], shots, setting, color=colour, marker="o", markersize=4, linestyle="")
         axes.set(xlabel="outer iterations", ylabel=f"{shots} accuracy (%), {SETTINGS[setting]}")
-    tasks = next(iter(variants.values()))[0].config["curve_tasks"]
-    return _finish(figure, f"5-way Omniglot, around Table 3, unseen classes, {tasks} tasks a point", note, 3)
+    first = next(iter(variants.values()))[0].config
+    ends = f"marks: final evaluation ({first['eval_tasks']:,} tasks), bars 95 %"
+    title = f"5-way Omniglot, around Table 3, unseen classes, {first['curve_tasks']} tasks a point"
+    return _finish(figure, f"{title};\n{ends}", note, 3)
 
 
 def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
@@ -412,9 +437,10 @@ def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, n
         guide = errors["Reptile"][0] * (alphas / alphas[0]) ** 2
         axes.loglog(alphas, guide, color="black", linewidth=0.8, linestyle=(0, (1, 3)), label="slope 2")
         axes.axvline(TRAINED_WITH, color=GREY, linewidth=1, linestyle="--", label=f"α = {TRAINED_WITH}, as trained")
+        axes.axvline(0.1 / (len(inner) + 1), color="black", linewidth=1, linestyle=":", label="αk = 0.1")
         axes.set(xlabel="inner step size α", title=f"sine MLP, {name}, k = {len(inner) + 1}")
     row[0].set_ylabel("norm of (exact - expansion)")
-    return _finish(figure, "Errors of the expansions", columns=11)
+    return _finish(figure, "Errors of the expansions", columns=12)
 
 
 def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]) -> Figure:

@@ -14,7 +14,7 @@ from reptile_eqx.runs.records import Record
 def record(accuracy, seed=0, ci95=0.01, status="finished", field="outer_step_size", value=1.0):
     """A made-up record of a 5-shot run whose accuracy was the same all along."""
     cells = {"5-shot": {s: {"mean": accuracy, "ci95": ci95, "tasks": 9} for s in statistics.SETTINGS}}
-    config = dict(eval_shots=[5], seed=seed, outer_iterations=10, curve_tasks=9) | {field: value}
+    config = dict(eval_shots=[5], seed=seed, outer_iterations=10, curve_tasks=9, eval_tasks=9) | {field: value}
     results = cells if status == "finished" else {}
     return Record(f"run-{seed}", "Fake", config, status, [{"iteration": 5, **cells}], results, {})
 

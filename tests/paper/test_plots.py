@@ -46,12 +46,12 @@ def test_a_diverged_curve_is_named_in_the_legend_and_in_no_mean():
         plots.ablation_curves(variants),
         plots.figure_3({f"g{i}": v for i, v in enumerate(variants.values(), 1)}),
     ):
-        for axes in figure.axes:
-            assert [list(line.get_ydata()) for line in axes.lines] == [[90], [80], []]
-            labels = [line.get_label() for line in axes.lines]
-            assert "diverged" not in labels[0]
-            assert labels[1].endswith("(× 1 of 2 diverged)")
-            assert labels[2].endswith("(× 1 of 1 diverged)")
+        lines = [line for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+        assert [list(line.get_ydata()) for line in lines] == [[90], [80], []]
+        labels = [line.get_label() for line in lines]
+        assert "diverged" not in labels[0]
+        assert labels[1].endswith("(× 1 of 2 diverged)")
+        assert labels[2].endswith("(× 1 of 1 diverged)")
 
 
 def test_marks_of_several_seeds_are_filled_and_their_bars_over_seeds():
@@ -78,7 +78,7 @@ def test_the_levels_beside_full_batches_are_means_over_seeds():
 def test_figure_3_says_how_many_seeds_a_line_has_where_they_differ():
     one, two = [record(0.8)], [record(0.7), record(0.9, seed=1)]
     for second, said in ((two, ["g1, 1 seed", "g2, 2 seeds"]), (one, ["g1", "g2"])):
-        axes, _ = plots.figure_3({"g1": one, "g2": second}).axes
+        axes, *_ = plots.figure_3({"g1": one, "g2": second}).axes
         assert axes.get_legend_handles_labels()[1] == said
     drawn = plots.figure_3({"g1": one, "g2": two})
     assert list(drawn.axes[0].lines[1].get_ydata()) == [80]
@@ -87,9 +87,25 @@ def test_figure_3_says_how_many_seeds_a_line_has_where_they_differ():
     assert "range over seeds, where there are several" in drawn._suptitle.get_text()
 
 
-def test_figure_3_has_a_closer_look_at_all_but_the_first_gradient():
-    _, closer = plots.figure_3({"g1": [record(0.3)], "g2": [record(0.8)], "g1+g2": [record(0.9)]}).axes
-    assert closer.get_ylim() == pytest.approx((70, 92))
+def test_figure_3_has_a_closer_look_at_each_family_but_the_first_gradient():
+    curves = {
+        label: [record(x)] for label, x in {"g1": 0.3, "g2": 0.8, "g3": 0.85, "g1+g2": 0.9, "½(g1+g2)": 0.7}.items()
+    }
+    whole, *closer = plots.figure_3(curves).axes
+    drawn = {axes.get_title(): [line.get_label() for line in axes.lines] for axes in closer}
+    assert drawn == {"sums": ["g1+g2"], "averages": ["½(g1+g2)"], "last gradients (FOMAML)": ["g2", "g3"]}
+    assert [line.get_label() for line in whole.lines] == list(curves)
+    assert {axes.get_ylim() for axes in closer} == {(60.0, 92.0)}
+
+
+def test_a_learning_curve_ends_with_the_final_evaluation_and_its_interval():
+    one = record(0.9, ci95=0.03)
+    one.results["5-shot"]["alone"] = {"mean": 0.8, "ci95": 0.02, "tasks": 100}
+    (axes,) = plots.ablation_curves({"one": [one]}).axes
+    (bars,) = axes.containers
+    assert list(bars.lines[0].get_xdata()) == [5] and list(bars.lines[0].get_ydata()) == [80]
+    ((low, high),) = bars.lines[2][0].get_segments()[0][:, 1].reshape(1, 2)
+    assert (low, high) == pytest.approx((78, 82))
 
 
 def test_a_sweep_has_a_panel_for_each_thing_swept():
@@ -106,7 +122,8 @@ def test_a_sweep_has_a_panel_for_each_thing_swept():
 def test_a_figure_is_described_by_what_is_written_on_it():
     figure = plots.ablation_curves({"sound": [record(0.9)], "lost": [record(0.1, status="diverged")]}, "a note")
     assert report.described(figure) == (
-        "5-way Omniglot, around Table 3, unseen classes, 9 tasks a point (a note). "
+        "5-way Omniglot, around Table 3, unseen classes, 9 tasks a point; "
+        "marks: final evaluation (9 tasks), bars 95 % (a note). "
         "5-shot accuracy (%), non-transductive against outer iterations. Drawn: sound; lost (× 1 of 1 diverged)"
     )
 
