@@ -196,10 +196,9 @@ def figure_4(panels: _Panels) -> Claims:
             above(a, b, by=-5) for a, b in itertools.permutations(full.values(), 2)
         ),
     }
-    for panel, what in (("4a", "from two iterations on"), ("4b", "with any batches")):
+    for panel, what in (("4a", "four iterations, with two or more"), ("4b", "batches of 25, with any others")):
         for line in (separate, separate_mixed, reptile):
-            claim = f"{panel}: {line} is {what} within two points of four iterations of 25 images"
-            found[claim] = keeps_up(panel, line)
+            found[f"{panel}: {line} is within two points of its {what}"] = keeps_up(panel, line)
     return found
 
 

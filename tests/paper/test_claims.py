@@ -133,7 +133,7 @@ def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
 def test_a_reading_of_figure_4_is_judged_by_the_points_that_it_has():
     shared, separate = "FOMAML, shared tail, cycle", "FOMAML, separate tail, cycle"
     falls, stays = {25: [record(0.9)], 75: [record(0.8)]}, {25: [record(0.9)], 50: [], 75: [record(0.9)]}
-    level = "4b: FOMAML, separate tail, cycle is with any batches within two points of four iterations of 25 images"
+    level = "4b: FOMAML, separate tail, cycle is within two points of its batches of 25, with any others"
     below = "4b: beyond batches of 25 shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile"
     readings = {
         "falls": {"4b": {shared: falls, separate: falls, "Reptile": stays}},
