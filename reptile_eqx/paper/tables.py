@@ -65,7 +65,10 @@ def accuracy_table(
 def reptile_summary(
     records: Mapping[str, Sequence[Record]], repeated: Mapping[str, Sequence[Record]] | None = None
 ) -> pd.DataFrame:
-    """Reptile's rows of Tables 1 and 2 in short; arguments as `accuracy_table` has them."""
+    """Reptile's rows of Tables 1 and 2 in short; arguments as `accuracy_table` has them.
+
+    Where its two verdicts differ, the first is without transduction.
+    """
     rows = []
     for dataset, name in (("omniglot", "Omniglot"), ("mini-imagenet", "Mini-ImageNet")):
         whole = accuracy_table(dataset, records, repeated).set_index(["Task", "Algorithm"])
@@ -73,6 +76,8 @@ def reptile_summary(
             alone, together = (whole.loc[task, row] for row in ("Reptile", "Reptile + Transduction"))
             row = {"Reptile": f"{name}, {task}", "Paper": alone["Paper"], "Here": alone["Here"]}
             row |= {"Paper, transductive": together["Paper"], "Here, transductive": together["Here"]}
+            verdicts = [cell["Verdict"].removesuffix(", cannot be told") for cell in (alone, together)]
+            row["Verdict"] = "; ".join(dict.fromkeys(verdicts))
             rows.append(row | {"Trained for": alone["Scale"].rsplit(" tasks", 1)[0].rsplit(", ", 1)[0]})
     return pd.DataFrame(rows)
 
