@@ -23,7 +23,8 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
     """
     trained = {method: finished(of) for method, of in records.items() if of[0].config["outer_iterations"]}
     shots_of = trained["Joint training"][0].config["eval_shots"]
-    figure, row = plt.subplots(1, len(shots_of), figsize=(9, 3.8), squeeze=False, layout="constrained")
+    figure, row = plt.subplots(1, len(shots_of), figsize=(9, 3.8), squeeze=False, sharey=True, layout="constrained")
+    highest = 0.0
     for place, (axes, shots) in enumerate(zip(row[0], shots_of, strict=True)):
         start = bits(trained["Joint training"], shots, adapted=False)
         for method, of in trained.items():
@@ -38,9 +39,11 @@ def bits_by_steps(records: Mapping[str, Sequence[Record]], note: str = "") -> Fi
             axes.plot(steps, mean, STYLES[method], marker=mark, markersize=3, color=colour, label=method)
             axes.fill_between(steps, mean - interval, mean + interval, color=colour, alpha=0.2, linewidth=0)
             axes.plot(at, mean[at], mark, color=colour, markersize=9, zorder=5)
+            highest = max(highest, 2.5 * mean[0])  # After too many steps on one drawing curves leave for far above.
         axes.set(title=f"{shots} drawing{'s' if shots > 1 else ''}", xlabel="gradient steps on them")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
+    row[0][0].set_ylim(top=highest or None)
     row[0][0].set_ylabel("bits per pixel above joint training's\nbefore adaptation")
     labels = row[0][0].get_legend_handles_labels()
     figure.legend(*labels, frameon=False, loc="outside lower center", ncols=3, fontsize=8, handlelength=3.5)

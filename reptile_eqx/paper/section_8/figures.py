@@ -33,12 +33,13 @@ def depth(records: Mapping[str, Means], note: str = "") -> Figure:
         "with skips, as many operations as 4 blocks": ("as many operations", True),
     }
     first = records["as many iterations"]["4 blocks"]
-    for (label, (what, skips)), look in zip(lines.items(), _LOOKS, strict=False):
+    for i, ((label, (what, skips)), look) in enumerate(zip(lines.items(), _LOOKS, strict=False)):
         points = {4: first} | {
             of[0].config["blocks"]: of for of in records[what].values() if of[0].config["residual"] == skips
         }
         means, intervals = zip(*(over_seeds(list(accuracy(points[b]).values())) for b in sorted(points)), strict=True)
-        axes.errorbar(sorted(points), means, intervals, capsize=3, label=label, **look)
+        beside = 0.12 * (i - 1.5)  # so that no bar hides another
+        axes.errorbar([b + beside for b in sorted(points)], means, intervals, capsize=3, label=label, **look)
     ways = first[0].config["ways"]
     axes.set(xlabel="blocks of the network", ylabel=f"accuracy, {ways}-way 1-shot (%)", xticks=[4, 6, 8, 12])
     return _finished(figure, "Deeper networks on unseen characters", note)
@@ -50,7 +51,10 @@ def gaps(records: Means, note: str = "") -> Figure:
     size = (9, 0.34 * len(records) + 1.6)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, width_ratios=(2, 3), layout="constrained")
     rows = np.arange(len(records))[::-1]
-    for split, label, look in (("training", "training characters", _LOOKS[1]), ("evaluation", "unseen", _LOOKS[0])):
+    for split, label, look in (
+        ("training", "training characters", _LOOKS[1]),
+        ("evaluation", "unseen characters", _LOOKS[0]),
+    ):
         plain = finished(records["none"])
         curves = 100 * np.array([[p[f"{split} 1-shot"]["mean"] for p in record.curve] for record in plain])
         mean, interval = np.array([over_seeds(column) for column in curves.T]).T
@@ -61,7 +65,7 @@ def gaps(records: Means, note: str = "") -> Figure:
     ways = records["none"][0].config["ways"]
     left.set(xlabel="outer iterations", ylabel=f"accuracy, {ways}-way 1-shot (%)", title="without regularisation")
     right.set(yticks=rows, yticklabels=list(records), xlabel=f"accuracy, {ways}-way 1-shot (%)", title="at the end")
-    return _finished(figure, "The gap to unseen characters, and what closes it", _with_curves(note, records["none"]))
+    return _finished(figure, "The gap to unseen characters, and what may close it", _with_curves(note, records["none"]))
 
 
 def ordinary(records: Means, note: str = "") -> Figure:
@@ -84,7 +88,9 @@ def ordinary(records: Means, note: str = "") -> Figure:
             axes.fill_between(x, mean - interval, mean + interval, color=look["color"], alpha=0.15, linewidth=0)
         axes.set(xlabel="outer iterations (of 100 drawings)", ylabel=label)
     first = next(iter(records.values()))
-    return _finished(figure, "Ordinary training on one fixed set of characters", _with_curves(note, first))
+    return _finished(
+        figure, "Ordinary training on one fixed set of characters, all with one step size", _with_curves(note, first)
+    )
 
 
 def fine_tuning(records: Means, note: str = "") -> Figure:
@@ -109,9 +115,10 @@ def _finished(figure: Figure, title: str, note: str) -> Figure:
     for axes in figure.axes:
         axes.grid(alpha=0.25)
     handles = figure.axes[0].get_legend_handles_labels()
-    columns = 1 if len(figure.axes) == 1 and len(handles[1]) == 3 else 3
+    columns = 2 if len(figure.axes) == 1 else 3
     figure.legend(*handles, frameon=False, loc="outside lower center", ncols=columns, fontsize=8, handlelength=3.5)
-    figure.suptitle(f"{title}\n({note})" if note else title, fontsize=10)
+    lines = (f"{title};", "bars and shading: 95 % intervals over seeds", f"({note})" if note else "")
+    figure.suptitle("\n".join(filter(None, lines)), fontsize=10)
     return figure
 
 

@@ -64,7 +64,7 @@ def by_steps(methods: Methods) -> Figure:
     figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=5, fontsize=8,
                   handlelength=3.5)  # fmt: skip
     tasks = f"{some[0].results['return']['tasks']:,} unseen tasks, on the right {some[0].config['curve_tasks']}"
-    note = f"{tasks}; mean of {len(some)} seeds, bars: 95 % over seeds"
+    note = f"{tasks}; mean of {len(some)} seeds, bars: 95 % over seeds; dotted: the steps that settings were chosen for"
     figure.suptitle(f"{_TITLES[environment]}\n({note})", fontsize=10)
     return figure
 
@@ -95,7 +95,9 @@ def paths(methods: Methods) -> Figure:
         axes.set_ylabel("y")
     handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, frameon=False, loc="outside lower center", ncols=4, fontsize=8)
-    figure.suptitle("Two episodes of 20 steps each before adaptation and after it", fontsize=10)
+    seed = next(iter(methods.values()))[0].config["seed"]
+    title = f"Two episodes of 20 steps each before adaptation and after it; seed {seed}, goals set by hand"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
