@@ -440,7 +440,7 @@ def expansion_errors(alphas: np.ndarray, expansions: Mapping[str, Mapping[str, n
         axes.axvline(0.1 / (len(inner) + 1), color="black", linewidth=1, linestyle=":", label="αk = 0.1")
         axes.set(xlabel="inner step size α", title=f"sine MLP, {name}, k = {len(inner) + 1}")
     row[0].set_ylabel("norm of (exact - expansion)")
-    return _finish(figure, "Errors of the expansions", columns=12)
+    return _finish(figure, "Errors of the expansions", columns=7)
 
 
 def coefficient_errors(alphas: np.ndarray, problems: Mapping[str, Mapping[int, Mapping[str, np.ndarray]]]) -> Figure:
