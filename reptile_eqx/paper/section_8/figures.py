@@ -76,7 +76,7 @@ def ordinary(records: Means, note: str = "") -> Figure:
     figure, row = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axes, what, label, scale in (
         (row[0], "test accuracy", "accuracy on other drawings (%)", 100),
-        (row[1], "cosine", "cosine of two mini-batches' gradients", 1),
+        (row[1], "cosine", "cosine of two gradients", 1),
     ):
         for (name, of), look in zip(records.items(), _LOOKS, strict=False):
             if not ended(of):
