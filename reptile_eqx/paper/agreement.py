@@ -32,8 +32,8 @@ def beside_paper(cells: Cells, paper: tuple[float, float], margin: float, borrow
     """What the rule says of an accuracy.
 
     Several seeds have Welch's interval, but none smaller than the error of their tasks and the paper's ± make it. One
-    seed has no spread of its own. Its interval is made of the error of its tasks, of the spread that it borrows and of
-    the paper's ± over √3, each for 95 % (Student's t), as squares; it is NaN where there is nothing to borrow.
+    seed has no spread of its own. Its interval is made of the 95 % error of its tasks, of the spread that it borrows and
+    of the paper's ± over √3, these with Student's quantile, as squares; it is NaN where there is nothing to borrow.
 
     **Arguments:**
 
