@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from .statistics import Cells, mean_and_spread, over_seeds, over_tasks, welch
+from .statistics import Cells, mean_and_spread, over_tasks, welch
 
 MARGINS = {"omniglot": 0.5, "mini-imagenet": 1.0}
 """Points of accuracy, by dataset, for Reptile's rows; MAML's and first-order MAML's have `MARGIN_OF_MAML`."""
@@ -32,8 +32,8 @@ def beside_paper(cells: Cells, paper: tuple[float, float], margin: float, borrow
     """What the rule says of an accuracy.
 
     Several seeds have Welch's interval, but none smaller than the error of their tasks and the paper's ± make it. One
-    seed has no spread of its own. Its interval is made of the 95 % error of its tasks, of the spread that it borrows and
-    of the paper's ± over √3, these with Student's quantile, as squares; it is NaN where there is nothing to borrow.
+    seed has no spread of its own. Its interval is made of the 95 % error of its tasks, of the spread that it borrows
+    and of the paper's ± over √3, these with Student's quantile, as squares; it is NaN where there is nothing to borrow.
 
     **Arguments:**
 
@@ -49,7 +49,8 @@ def beside_paper(cells: Cells, paper: tuple[float, float], margin: float, borrow
     if len(cells) > 1:
         interval = max(interval, welch((mean, spread, len(cells)), (*paper, _PAPER_SEEDS)))
     else:
-        interval = np.hypot(interval, over_seeds(borrowed)[1] * np.sqrt(len(borrowed)) if borrowed else np.nan)
+        _, spread = mean_and_spread(borrowed) if borrowed else (np.nan, np.nan)
+        interval = np.hypot(interval, stdtrit(max(1, len(borrowed) - 1), 0.975) * spread)
     points = mean - paper[0]
     return Agreement(points, float(interval), _judged(points, interval, margin))
 

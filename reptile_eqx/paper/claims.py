@@ -27,9 +27,8 @@ from .statistics import SETTINGS, shots_of
 
 Claims = dict[str, Comparison]
 """By claim, the comparison that decides it."""
+
 _Panels = Mapping[str, Mapping[str, Mapping[float | int, Sequence[Record]]]]
-
-
 _SAID = {True: "holds", False: "does not hold", None: "cannot be told"}
 
 
@@ -53,7 +52,7 @@ def of_tables(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """What Section 6.1 says of Tables 1 and 2, and whether the records bear it out: a row for each claim.
 
     A claim is left out where one of its cells was not run. One that compares algorithms takes Reptile's training at the
-    paper's length and the other's at a tenth of it or more; that which is to be behind has the paper's length, too.
+    paper's length and the other's at a tenth of it or more. Of a shorter one nothing is said against a claim.
     """
     found = []
     for dataset, ways, claim, judge, *rows in _claims(records):
@@ -63,12 +62,22 @@ def of_tables(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         if all(cells):
             whole = [TRAININGS[training]["outer_iterations"] for training in trainings]
             note = "; ".join(dict.fromkeys(filter(None, map(scale, used, whole))))
-            row = _row(f"{task_name(used[0][0])}{claim}", judge(*cells))
+            judged = judge(*cells)
+            row = _row(f"{task_name(used[0][0])}{claim}", judged)
+            short = any(_length(some, training) < 1 for some, training in zip(used, trainings, strict=True))
+            if "MAML" in claim and short and judged.holds is False:
+                row["Verdict"] = _SAID[None]  # What it has not reached yet it may still reach.
             found.append(row | {"Scale": note or "the paper's"})
     return pd.DataFrame(found)
 
 
 _ENOUGH = 0.1
+
+
+def _length(records, training):
+    """How much of the paper's length some records of a training have; 0 where it was not run."""
+    whole = TRAININGS[training]["outer_iterations"]
+    return min(record.config["outer_iterations"] for record in records) / whole if records else 0
 
 
 def _claims(records):
@@ -77,10 +86,8 @@ def _claims(records):
         for shots, ways in next(iter(paper.values())):
 
             def length(algorithm, shots=shots, ways=ways, dataset=dataset):
-                """How much of the paper's length a row's training has; 0 where it was not run."""
                 training = training_of(dataset, algorithm, shots, ways)
-                found = records.get(training, ())
-                return found[0].config["outer_iterations"] / TRAININGS[training]["outer_iterations"] if found else 0
+                return _length(records.get(training, ()), training)
 
             reptile = ("Reptile + Transduction", shots)
             yield dataset, ways, f" {shots}-shot: transduction helps Reptile", compare, reptile, ("Reptile", shots)
@@ -148,8 +155,8 @@ def _gain_more(curves, *lines):
 def figure_4(panels: _Panels) -> Claims:
     """Section 6.3 on the panels of Figure 4, by panel, line (`settings.LINES`) and swept value.
 
-    Panels, lines and points may be missing. A claim is judged by the points that there are, if of each line that it
-    speaks of there is one; else there is nothing to compare. Batches of all images are the same with and without
+    Panels, lines and points may be missing. A claim is judged by the points that there are. Where a line that it speaks
+    of has none, it can only fail, or there is nothing to compare. Batches of all images are the same with and without
     replacement, and are not compared.
     """
     shared, mixed = "FOMAML, shared tail, cycle", "FOMAML, shared tail, replacement"
@@ -176,7 +183,7 @@ def figure_4(panels: _Panels) -> Claims:
 
     full = points_of("4c", shared)
     found = {
-        "4a: with four iterations shared-tail FOMAML is within five points of separate-tail": above(
+        "4a: with four iterations shared-tail FOMAML is no more than five points below separate-tail": above(
             without_overlap(shared), without_overlap(separate), by=-5
         ),
         "4a: from five on, shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile": every(
@@ -198,7 +205,7 @@ def figure_4(panels: _Panels) -> Claims:
     }
     for panel, what in (("4a", "four iterations, with two or more"), ("4b", "batches of 25, with any others")):
         for line in (separate, separate_mixed, reptile):
-            found[f"{panel}: {line} is within two points of its {what}"] = keeps_up(panel, line)
+            found[f"{panel}: {line} is nowhere more than two points below its {what}"] = keeps_up(panel, line)
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from ..runs.records import Record
-from .statistics import along, mean_and_spread, over_seeds, welch
+from .statistics import mean_and_spread, over_seeds, setting_of, welch
 
 
 class Measured(NamedTuple):
@@ -24,20 +24,25 @@ BySeed = Mapping[int, float]
 class Comparison(NamedTuple):
     """By how much one thing is above another, half the 95 % interval of that, and over how many seeds that is.
 
-    With one seed the interval is over its evaluation tasks alone, whose training might have gone otherwise. With none
-    there was nothing to compare. The claim is that the difference is more than `by`.
+    The claim is that the difference is more than `by`; or, where there is `within`, that it is less than that either
+    way. The interval is NaN where it is not known, and then nothing is told. With no seeds nothing was compared.
     """
 
     difference: float
     interval: float
     seeds: int
     by: float | int = 0
+    within: float | int | None = None
+
+    @property
+    def beyond(self) -> float:
+        """How far the difference is on the claim's side of its threshold; below 0 on the other."""
+        return self.difference - self.by if self.within is None else self.within - abs(self.difference)
 
     @property
     def holds(self) -> bool | None:
-        """Whether the difference is more than `by`; `None` where `by` is within its interval."""
-        beyond = self.difference - self.by
-        return bool(beyond > 0) if abs(beyond) > self.interval else None
+        """Whether the claim holds; `None` where the threshold is within the difference's interval."""
+        return bool(self.beyond > 0) if abs(self.beyond) > self.interval else None
 
     def __str__(self) -> str:
         """Such as `-1.7 ± 1.5`, to two digits of the interval; empty where there was nothing to compare."""
@@ -45,8 +50,9 @@ class Comparison(NamedTuple):
             return ""
         if np.isnan(self.interval) or self.interval == 0:
             return f"{self.difference:+,.6g}" + " ± 0" * (self.interval == 0)
-        digits = max(0, 1 - int(np.floor(np.log10(self.interval))))
-        return f"{self.difference:+,.{digits}f} ± {self.interval:,.{digits}f}"
+        digits = max(0, 1 - int(np.floor(np.log10(float(f"{self.interval:.1e}")))))
+        # A difference that is rounded to 0 has no sign.
+        return f"{round(self.difference, digits) + 0.0:+,.{digits}f} ± {self.interval:,.{digits}f}"
 
 
 NOTHING = Comparison(float("nan"), float("nan"), 0)
@@ -57,30 +63,30 @@ def compare(some: Mapping[int, Measured], others: Mapping[int, Measured], by: fl
     """Some things beside others, each with one or more seeds.
 
     With two seeds or more in common it is the mean of the differences within a seed, with Student's interval over
-    seeds; else the difference of means. Where both have several seeds, its interval is Welch's. One seed beside several
-    takes their spread for its own, unless the error of the tasks is wider. One beside one has that error alone.
+    seeds; NaN where all are the same, as then the measure is too coarse to tell how far seeds differ. Else it is the
+    difference of means, whose interval is not less than the error of the tasks: Welch's where both have several seeds;
+    one seed beside several takes their spread for its own; one beside one has that error alone.
     """
     if not some or not others:
         return NOTHING._replace(by=by)
     seeds = sorted(some.keys() & others.keys())
     if len(seeds) > 1:
-        return Comparison(*over_seeds([some[s].mean - others[s].mean for s in seeds]), len(seeds), by)
+        pairs = [some[s].mean - others[s].mean for s in seeds]
+        difference, interval = over_seeds(pairs)
+        return Comparison(difference, np.nan if np.allclose(pairs, difference, 1e-9, 0) else interval, len(seeds), by)
     (a, spread, n), (b, other_spread, m) = ((*mean_and_spread(_means(of)), len(of)) for of in (some, others))
+    interval = np.hypot(_over_tasks(some), _over_tasks(others))
     if min(n, m) > 1:
-        return Comparison(a - b, welch((a, spread, n), (b, other_spread, m)), min(n, m), by)
-    interval = float(np.hypot(_over_tasks(some), _over_tasks(others)))
-    if max(n, m) > 1:
-        known = np.fmax(spread, other_spread)
-        interval = max(interval, float(stdtrit(max(n, m) - 1, 0.975) * known * np.sqrt(1 + 1 / max(n, m))))
-    return Comparison(a - b, interval, 1, by)
+        interval = np.fmax(interval, welch((a, spread, n), (b, other_spread, m)))
+    elif max(n, m) > 1:
+        known = stdtrit(max(n, m) - 1, 0.975) * np.fmax(spread, other_spread)
+        interval = np.fmax(interval, known * np.sqrt(1 + 1 / max(n, m)))
+    return Comparison(a - b, float(interval), min(n, m), by)
 
 
 def alike(some: Mapping[int, Measured], others: Mapping[int, Measured], points: float | int = 1) -> Comparison:
-    """Whether some things are within some points of others, above or below.
-
-    Of the two directions it is the one that decides, so that its difference is 0 or less where it is told.
-    """
-    return every((compare(some, others, -points), compare(others, some, -points)))
+    """Whether some things are within some points of others, above or below; compared as `compare` does."""
+    return compare(some, others)._replace(within=points)
 
 
 def _means(of):
@@ -111,14 +117,19 @@ def accuracies(records: Sequence[Record], shots: str = "5-shot", setting: str = 
 
 def accuracies_of_row(records: Sequence[Record], algorithm: str, shots: int) -> dict[int, Measured]:
     """`accuracies` of an algorithm's row of Tables 1 and 2."""
-    return accuracies(records, f"{shots}-shot", "transductive" if "Transduction" in algorithm else "alone")
+    return accuracies(records, f"{shots}-shot", setting_of(algorithm))
 
 
 def accuracies_along(records: Sequence[Record]) -> dict[int, Measured]:
-    """Means over learning curves in percent, by seed: 5-shot, non-transductive."""
-    kept = [record for record in records if record.status == "finished"]
-    cells = along(kept) if kept else ()
-    return {record.config["seed"]: _percent(cell) for record, cell in zip(kept, cells, strict=True)}
+    """Means over learning curves in percent, by seed: 5-shot, non-transductive.
+
+    All points have the same tasks, so that the interval is a point's.
+    """
+    found = {}
+    for record in (record for record in records if record.status == "finished"):
+        points = [_percent(point["5-shot"]["alone"]) for point in record.curve]
+        found[record.config["seed"]] = Measured(*(float(np.mean(column)) for column in zip(*points, strict=True)))
+    return found
 
 
 def _percent(cell: Mapping[str, Any]) -> Measured:
@@ -147,14 +158,16 @@ def above_along(better: Sequence[Record], worse: Sequence[Record]) -> Comparison
 
 
 def every(comparisons: Iterable[Comparison]) -> Comparison:
-    """Of several things that must all hold, the one that decides: the furthest from holding.
+    """Of several things that must all hold, the one that decides.
 
-    That is one that does not hold, where there is one; else one that cannot be told; else the one that holds most
-    narrowly. `NOTHING` where there are none.
+    That is the one that most surely does not hold, where there is one; else one that cannot be told, what was not run
+    before others; else the one that holds most narrowly. `NOTHING` where there are none. The more there are, the
+    likelier it is that one fails by chance.
     """
 
     def doubt(found):
-        rank = {False: 0, None: 1, True: 2}[found.holds]
-        return rank, found.seeds > 0, found.difference - found.by if found.seeds else 0.0
+        rank, known = {False: 0, None: 1, True: 2}[found.holds], not np.isnan(found.interval)
+        surely = found.beyond + found.interval if rank == 0 else found.beyond - found.interval
+        return rank, found.seeds > 0, known, surely if known else 0.0
 
     return min(comparisons, key=doubt, default=NOTHING)

@@ -40,6 +40,8 @@ def what_is_left(
     - `step_size`, `batch_size`, `steps`: the inner loop goes through `steps` mini-batches of the support that do not
       overlap, by SGD as in Table 6. A further one is kept.
 
+    Raises `ValueError` for a support that is too small for that.
+
     **Returns:** for the batch "seen first", the one "seen last", and the one "not seen", what is `Left`.
     """
     optimiser = optax.sgd(step_size)
@@ -47,6 +49,8 @@ def what_is_left(
     def of_task(key):
         task_key, batch_key = jax.random.split(key)
         task = tasks(task_key)
+        if (size := len(jax.tree.leaves(task.support)[0])) < (steps + 1) * batch_size:
+            raise ValueError(f"{steps + 1} batches of {batch_size} that do not overlap take more than {size} examples")
         batches = minibatches(cycle, batch_key, task.support, batch_size, steps + 1)
 
         def after(model, part):

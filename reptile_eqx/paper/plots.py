@@ -207,7 +207,8 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
     """Accuracy on unseen classes along training: mean over seeds, shaded from the lowest to the highest.
 
     Of one seed, shaded is the 95 % interval over the tasks of a point. Marks at the end are the final evaluation, of
-    more tasks, as `_points` has it. Triangles at the right are the paper's (Tables 1 and 2).
+    more tasks, with 95 % intervals: filled over seeds, hollow over the tasks of one. Triangles at the right are the
+    paper's (Tables 1 and 2).
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     records = finished(records)
@@ -220,17 +221,21 @@ def learning_curves(records: Sequence[Record], note: str = "") -> Figure:
             axes.plot(iterations, means.mean(0), style, color=colour, label=f"{label}, {SETTINGS[setting]}")
             low, high = means.min(0) - over_tasks, np.minimum(means.max(0) + over_tasks, 100)
             axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
-            _points(
-                axes, iterations[-1:], [records], label, setting, color=colour, marker=mark, markersize=4, linestyle=""
-            )
+            end = records[0].config["outer_iterations"]
+            _points(axes, [end], [records], label, setting, color=colour, marker=mark, markersize=4, linestyle="")
             for paper in _papers(records[0], label, setting):
                 place: dict[str, Any] = dict(transform=axes.get_yaxis_transform(), clip_on=False, linestyle="")
                 axes.plot(1.02, paper, marker="<", color=colour, fillstyle="full" if style == "-" else "none", **place)
     tasks = records[0].config["curve_tasks"]
     axes.set(xlabel="outer iterations", ylabel="accuracy on unseen classes (%)")
-    marks = f"marks: final evaluation ({records[0].config['eval_tasks']:,} tasks), bars 95 %; triangles: the paper's"
+    marks = f"marks: {_final(records)}; triangles: the paper's"
     seeds = "one training seed, shaded: 95 % over tasks" if len(records) == 1 else _seeds(len(records))
     return _finish(figure, f"{task_name(records[0])}, {tasks} tasks a point; {seeds};\n{marks}", note, 2)
+
+
+def _final(records: Sequence[Record]) -> str:
+    tasks = sorted({record.config["eval_tasks"] for record in records})
+    return f"final evaluation ({' to '.join(f'{n:,}' for n in dict.fromkeys((tasks[0], tasks[-1])))} tasks), bars 95 %"
 
 
 def beside_record(here: Sequence[Record], record: Sequence[Record], note: str = "") -> Figure:
@@ -363,7 +368,7 @@ def figure_4(
             inset.tick_params(labelsize=7)
             inset.grid(alpha=0.25)
         if panel.startswith("4b"):
-            for where in (axes, inset):
+            for where in filter(None, (axes, inset)):
                 where.set_xticks(sorted({value for points in lines.values() for value in points}))
         if panel.startswith("4c"):
             axes.set_xscale("log")
@@ -404,7 +409,8 @@ def ablation_sweeps(sweeps: Mapping[str, Mapping[Any, Sequence[Record]]], note: 
 def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", setting: str = "alone") -> Figure:
     """Learning curves of a few variants of a training, a panel for each of its shots; shaded: range over seeds.
 
-    Marks at the end are the final evaluation, of more tasks, as `_points` has it.
+    Marks at the end are the final evaluation, of more tasks, with 95 % intervals: filled over seeds, hollow over the
+    tasks of one.
     """
     shown = shots_of(next(iter(variants.values())))
     size = (4.6 * len(shown), 3.8)
@@ -414,11 +420,11 @@ def ablation_curves(variants: Mapping[str, Sequence[Record]], note: str = "", se
         for (name, records), (colour, style) in zip(variants.items(), looks, strict=False):
             _curve(axes, records, _accuracy(shots, setting), name, color=colour, linestyle=style)
             if kept := [record for record in records if record.status == "finished"]:
-                end = kept[0].curve[-1]["iteration"]
+                end = kept[0].config["outer_iterations"]
                 _points(axes, [end], [kept], shots, setting, color=colour, marker="o", markersize=4, linestyle="")
         axes.set(xlabel="outer iterations", ylabel=f"{shots} accuracy (%), {SETTINGS[setting]}")
     first = next(iter(variants.values()))[0].config
-    ends = f"marks: final evaluation ({first['eval_tasks']:,} tasks), bars 95 %"
+    ends = f"marks: {_final([record for records in variants.values() for record in records])}"
     title = f"5-way Omniglot, around Table 3, unseen classes, {first['curve_tasks']} tasks a point"
     return _finish(figure, f"{title};\n{ends}", note, 3)
 

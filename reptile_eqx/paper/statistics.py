@@ -45,9 +45,14 @@ def cells_of(records: Sequence[Record], shots: str = "5-shot", setting: str = "a
     return [record.results[shots][setting] for record in records if record.status == "finished"]
 
 
+def setting_of(algorithm: str) -> str:
+    """How an algorithm's row of Tables 1 and 2 is evaluated."""
+    return "transductive" if "Transduction" in algorithm else "alone"
+
+
 def cells_of_row(records: Sequence[Record], algorithm: str, shots: int) -> Cells:
     """What each seed's evaluation found for an algorithm's row of Tables 1 and 2; nothing of those that diverged."""
-    return cells_of(records, f"{shots}-shot", "transductive" if "Transduction" in algorithm else "alone")
+    return cells_of(records, f"{shots}-shot", setting_of(algorithm))
 
 
 def final(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> float:
@@ -77,36 +82,16 @@ def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     Welch's: Student's t, with the degrees of freedom of Welch and Satterthwaite.
     """
     shares = [spread**2 / count for _, spread, count in (a, b)]
-    if not sum(shares):
+    whole = sum(shares)
+    if not whole:
         return 0.0
-    freedom = sum(shares) ** 2 / sum(s**2 / (count - 1) for s, (_, _, count) in zip(shares, (a, b), strict=True))
-    return float(stdtrit(freedom, 0.975) * np.sqrt(sum(shares)))
-
-
-def along(records: Sequence[Record], shots: str = "5-shot", setting: str = "alone") -> Cells:
-    """Each seed's mean over its learning curve. All points have the same tasks, so that its interval is a point's."""
-    curves = [[point[shots][setting] for point in record.curve] for record in finished(records)]
-    return [{name: float(np.mean([cell[name] for cell in curve])) for name in ("mean", "ci95")} for curve in curves]
+    freedom = 1 / sum((s / whole) ** 2 / (count - 1) for s, (_, _, count) in zip(shares, (a, b), strict=True))
+    return float(stdtrit(freedom, 0.975) * np.sqrt(whole))
 
 
 def shots_of(records: Sequence[Record]) -> list[str]:
     """What trainings are evaluated at, such as "1-shot"."""
     return [f"{shots}-shot" for shots in records[0].config["eval_shots"]]
-
-
-def gain(records: Sequence[Record], reference: Sequence[Record], shots: str, setting: str) -> tuple[float, float]:
-    """Points of accuracy that trainings gain on those of a reference with the same seeds, mean over seeds.
-
-    Also half its 95 % interval over seeds (Student's t), NaN of one seed. Both are NaN where no seed finished in both.
-    """
-    here, there = (
-        {r.config["seed"]: 100 * r.results[shots][setting]["mean"] for r in some if r.status == "finished"}
-        for some in (records, reference)
-    )
-    gains = [here[seed] - there[seed] for seed in here if seed in there]
-    if not gains:
-        return np.nan, np.nan
-    return over_seeds(gains)
 
 
 def size_before_adaptation(records: Sequence[Record]) -> float:

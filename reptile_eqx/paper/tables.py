@@ -10,6 +10,7 @@ import pandas as pd
 from ..runs.records import Record
 from .agreement import MARGIN_OF_MAML, MARGINS, beside_paper
 from .catalogue import TRAININGS, training_of
+from .comparisons import accuracies, in_pairs
 from .settings import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6
 from .statistics import (
     SETTINGS,
@@ -17,7 +18,6 @@ from .statistics import (
     cells_of_row,
     estimate,
     finished,
-    gain,
     mean_and_spread,
     shots_of,
     size_before_adaptation,
@@ -128,17 +128,20 @@ def final_accuracies(trainings: Mapping[str, Sequence[Record]], what: str) -> pd
 
 
 def against(reference: Sequence[Record], others: Mapping[str, Sequence[Record]], what: str) -> pd.DataFrame:
-    """What several trainings `gain` on a reference in every setting that they have.
+    """Points of accuracy that several trainings gain on a reference with the same seeds, in every setting they have.
 
-    `others` maps a label to records, one a seed; `what` heads the labels' column.
+    Mean over seeds, and half its 95 % interval over them (Student's t), without that of one seed. `others` maps a label
+    to records, one a seed; `what` heads the labels' column.
     """
     rows = []
     for label, records in others.items():
         row = {what: label}
         for shots in shots_of(records):
             for setting, name in SETTINGS.items():
-                points, interval = gain(records, reference, shots, setting)
-                row[f"{shots}, {name}"] = "diverged" if np.isnan(points) else written(points, interval, "+.2f")
+                cells = (accuracies(some, shots, setting) for some in (records, reference))
+                gained = in_pairs(*({seed: cell.mean for seed, cell in of.items()} for of in cells))
+                said = written(gained.difference, gained.interval, "+.2f") if gained.seeds else "diverged"
+                row[f"{shots}, {name}"] = said
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -99,6 +99,6 @@ def settled(records: Sequence[Record], value: Callable[[Mapping[str, Any]], floa
     found = {}
     for record in finished(records):
         values = np.array([value(point) for point in record.curve])
-        far = np.flatnonzero(np.abs(values / values[-1] - 1) >= 0.05)
+        far = np.flatnonzero(~(np.abs(values[:-1] / values[-1] - 1) < 0.05))
         found[record.config["seed"]] = float(record.curve[far[-1] + 1 if len(far) else 0]["iteration"])
     return found

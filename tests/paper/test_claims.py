@@ -7,7 +7,7 @@ from hypothesis.strategies import fixed_dictionaries, floats, lists
 from scipy.stats import t, ttest_ind
 
 from reptile_eqx.paper import agreement, claims, report, statistics, tables
-from reptile_eqx.paper.comparisons import NOTHING, Comparison
+from reptile_eqx.paper.comparisons import NOTHING, Comparison, accuracies_along
 from reptile_eqx.runs.records import Record
 
 
@@ -69,8 +69,8 @@ def test_a_mean_over_training_has_the_interval_of_a_point():
     """All points of a curve have the same tasks."""
     one = record(0.5)
     one.curve.append({"iteration": 10, "5-shot": {"alone": {"mean": 0.7, "ci95": 0.03}}})
-    (cell,) = statistics.along([one])
-    assert cell["mean"] == pytest.approx(0.6) and cell["ci95"] == pytest.approx(0.02)
+    found = accuracies_along([one, record(0.1, seed=1, status="diverged")])
+    assert list(found) == [0] and found[0] == pytest.approx((60, 2))
 
 
 def test_an_estimate_is_over_seeds_where_there_are_several():
@@ -84,9 +84,10 @@ def test_means_over_training_are_compared_seed_by_seed_where_there_are_several()
     """Sums gain ten points, last gradients one, with few tasks and seeds further apart than the lines."""
     at = {"g1": 0.2, "g2": 0.9, "g4": 0.91, "g1+g2": 0.8, "½(g1+g2)": 0.8, "g1+g2+g3+g4": 0.9, "¼(g1+g2+g3+g4)": 0.9}
     claim = "sums gain more from four batches than last gradients do, mean over training"
-    curves = {name: [record(x + i / 10, i, ci95=0.2) for i in range(3)] for name, x in at.items()}
+    apart = {name: 0.001 * place for place, name in enumerate(at)}  # so that differences vary a little between seeds
+    curves = {name: [record(x + i * (0.1 + apart[name]), i, ci95=0.2) for i in range(3)] for name, x in at.items()}
     found = claims.figure_3(curves)
-    assert found[claim].holds and found[claim].difference == pytest.approx(9)
+    assert found[claim].holds and found[claim].difference == pytest.approx(9, abs=1)
     assert found["two-step Reptile is worse than two-step FOMAML, mean over training"].holds
     assert claims.figure_3(curves | {"g4": curves["g4"][:1]})[claim].holds is None, "one seed tells no spread"
 
@@ -120,10 +121,6 @@ def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
     """Seeds that lie far apart, and come in another order, do not hide that each gains the same."""
     reference = [record(0.5), record(0.9, seed=1), record(0.1, seed=2, status="diverged")]
     better = [record(0.93, seed=1), record(0.51), record(0.2, seed=2)]
-    gained, interval = statistics.gain(better, reference, "5-shot", "alone")
-    assert gained == pytest.approx(2.0)
-    assert interval == pytest.approx(12.706 * np.std([1, 3], ddof=1) / 2**0.5, rel=1e-4)
-    assert np.isnan(statistics.gain(better[:1], reference, "5-shot", "alone")[1])
     table = tables.against(reference, {"b": better, "c": better[:1], "d": reference[2:]}, "Computed").set_index(
         "Computed"
     )
@@ -133,7 +130,7 @@ def test_a_gain_is_the_mean_over_seeds_of_differences_within_a_seed():
 def test_a_reading_of_figure_4_is_judged_by_the_points_that_it_has():
     shared, separate = "FOMAML, shared tail, cycle", "FOMAML, separate tail, cycle"
     falls, stays = {25: [record(0.9)], 75: [record(0.8)]}, {25: [record(0.9)], 50: [], 75: [record(0.9)]}
-    level = "4b: FOMAML, separate tail, cycle is within two points of its batches of 25, with any others"
+    level = "4b: FOMAML, separate tail, cycle is nowhere more than two points below its batches of 25, with any others"
     below = "4b: beyond batches of 25 shared-tail FOMAML, cycling, is below separate-tail FOMAML and Reptile"
     readings = {
         "falls": {"4b": {shared: falls, separate: falls, "Reptile": stays}},

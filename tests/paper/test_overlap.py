@@ -45,3 +45,9 @@ def test_lengths_and_gains_are_those_of_the_gradients_by_hand():
             wanted.append(row)
         mine = [float(value[task]) for name in ("seen first", "seen last", "not seen") for value in found[name]]
         assert np.min(np.abs(np.array(wanted) - mine).max(1)) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_support_without_a_batch_that_was_not_seen_is_refused():
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="3 batches of 2 that do not overlap take more than 4 examples"):
+        what_is_left(pull, Point(jnp.array(20.0)), lambda key: Task(jnp.arange(4.0), jnp.ones(2)), keys, 0.1, 2, 2)

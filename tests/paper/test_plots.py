@@ -103,7 +103,7 @@ def test_a_learning_curve_ends_with_the_final_evaluation_and_its_interval():
     one.results["5-shot"]["alone"] = {"mean": 0.8, "ci95": 0.02, "tasks": 100}
     (axes,) = plots.ablation_curves({"one": [one]}).axes
     (bars,) = axes.containers
-    assert list(bars.lines[0].get_xdata()) == [5] and list(bars.lines[0].get_ydata()) == [80]
+    assert list(bars.lines[0].get_xdata()) == [10] and list(bars.lines[0].get_ydata()) == [80]
     ((low, high),) = bars.lines[2][0].get_segments()[0][:, 1].reshape(1, 2)
     assert (low, high) == pytest.approx((78, 82))
 

@@ -170,6 +170,10 @@ def test_claims_are_decided_by_the_cells_that_were_run_at_the_papers_length():
         short = record("omniglot-5way-1shot-maml", accuracy=0.95, outer_iterations=iterations)
         lines = said(found | {"omniglot-5way-1shot-maml": [short]})
         assert any("MAML is ahead" in line for line in lines) is judged, "a tenth of the paper's 40,000 is enough"
+    behind = record("omniglot-5way-1shot-maml", accuracy=0.7, outer_iterations=4_000)
+    lines = said(found | {"omniglot-5way-1shot-maml": [behind]})
+    assert "cannot be told: Omniglot, 5-way 1-shot: MAML is ahead of Reptile" in lines, "it may still get there"
+    assert "cannot be told: Omniglot, 5-way 1-shot: MAML is within a point of Reptile" in lines
     short = record("omniglot-5way-reptile", outer_iterations=50_000)
     assert not any("MAML" in line for line in said(found | {"omniglot-5way-reptile": [short]}))
     three = [record("omniglot-5way-reptile", seed, 0.9 + 0.01 * seed) for seed in range(3)]
@@ -184,7 +188,7 @@ def test_a_claim_about_stand_in_data_names_it_and_one_at_the_papers_scale_has_no
     assert said({"omniglot-5way-reptile": glyphs})[0].startswith("holds: Made-up glyphs, 5-way 1-shot")
     seeds = [record("omniglot-5way-reptile", seed) for seed in range(3)]
     for one in seeds:
-        one.results["1-shot"]["alone"] = one.results["1-shot"]["alone"] | {"mean": 0.99}
+        one.results["1-shot"]["alone"] = one.results["1-shot"]["alone"] | {"mean": 0.99 + 0.001 * one.config["seed"]}
     assert "does not hold: Omniglot, 5-way: five shots beat one" in said({"omniglot-5way-reptile": seeds})
 
 
