@@ -1,21 +1,18 @@
 """Section 4's trainings, watched for what Section 5 says of gradients and of solutions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..evaluation import mean_and_interval
 from ..losses import mean_squared_error
 from ..runs.configuration import Measurement, Numbers
 from ..runs.records import Record
 from ..tasks import SineWaves
-from .comparisons import Measured
 from .experiments import SineRegression
-from .statistics import finished
 from .theory import flatten
 
 
@@ -86,19 +83,3 @@ def from_the_start(methods: Mapping[str, Sequence[Record]], untrained: str) -> d
         for label, records in methods.items()
         if label != untrained
     }
-
-
-def at(records: Sequence[Record], what: str, point: int = -1) -> dict[int, Measured]:
-    """What was measured of a quantity at a point of the curve, by default its end, by seed."""
-    cells = {r.config["seed"]: r.curve[point]["watched"][what] for r in records if r.status == "finished"}
-    return {seed: Measured(cell["mean"], cell["ci95"]) for seed, cell in cells.items()}
-
-
-def settled(records: Sequence[Record], value: Callable[[Mapping[str, Any]], float]) -> dict[int, float]:
-    """The iteration from which a value of a curve's points stays within 5 % of its end, by seed."""
-    found = {}
-    for record in finished(records):
-        values = np.array([value(point) for point in record.curve])
-        far = np.flatnonzero(~(np.abs(values[:-1] / values[-1] - 1) < 0.05))
-        found[record.config["seed"]] = float(record.curve[far[-1] + 1 if len(far) else 0]["iteration"])
-    return found

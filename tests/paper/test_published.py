@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reptile_eqx.paper import catalogue, claims, plan, spread, statistics, tables
+from reptile_eqx.paper import catalogue, claims, plan, sine, spread, statistics, tables, watched
 from reptile_eqx.paper.catalogue import Scale
 from reptile_eqx.paper.section_8 import answers, density, reinforcement_figures
 from reptile_eqx.paper.section_8.entries import entries as entries_of
@@ -52,7 +52,13 @@ def faster():
     return {c: holds for of in on_record("What may be faster").values() for c, holds in claims.faster(of).items()}
 
 
+def section_4():
+    entry = catalogue.entries(Scale("paper"))["Figure 1"]
+    return claims.table(sine.section_4(plan.on_record(entry.runs, FIGURES)))
+
+
 TABLES = {
+    "claims-1-sine": section_4,
     "table-1-mini-imagenet": lambda: tables.accuracy_table("mini-imagenet", known(), known(3)),
     "table-2-omniglot": lambda: tables.accuracy_table("omniglot", known(), known(3)),
     "reptile-beside-the-paper": lambda: tables.reptile_summary(known(), known(3)),
@@ -78,6 +84,15 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_published_table_is_what_the_published_records_say(name):
     assert TABLES[name]().to_csv(index=False) == (FIGURES / f"{name}.csv").read_text()
+
+
+def test_published_verdicts_along_training_are_those_of_the_records():
+    """The others of Section 5 are computations."""
+    entry = catalogue.entries(Scale("paper"))["Section 5"]
+    methods = watched.from_the_start(plan.on_record(entry.runs, FIGURES), "Random initialisation")
+    header, *rows = claims.table(sine.section_5(methods)).to_csv(index=False).splitlines()
+    published = (FIGURES / "claims-2-analysis.csv").read_text().splitlines()
+    assert published[0] == header and len(rows) == 20 and set(rows) <= set(published)
 
 
 def test_published_verdicts_on_figure_4_are_those_of_its_records():

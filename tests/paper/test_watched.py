@@ -76,12 +76,3 @@ def test_curves_begin_with_the_untrained_network_of_the_same_seed():
         assert axes.get_yscale() == "linear"
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim(), "one scale a row"
     plt.close("all")
-
-
-def test_a_curve_is_settled_from_where_it_stays_near_its_end():
-    def made_up(seed, *values):
-        curve = [{"iteration": 10 * i, "value": value} for i, value in enumerate(values)]
-        return Record(f"made-up-{seed}", "SineAnalysis", {"seed": seed}, "finished", curve, {}, {})
-
-    records = [made_up(0, 5, 1.0, 3, 1.04, 1.0), made_up(1, 1, 1.01, 0.99, 1), made_up(2, 1, 1, 1, 2)]
-    assert watched.settled(records, lambda point: point["value"]) == {0: 30, 1: 0, 2: 30}
