@@ -288,10 +288,9 @@ def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: st
     Where seeds differ in number, the legend says how many a line has.
     """
     colours = dict(zip("1234", (GREY, ORANGE, GREEN, BLUE), strict=True))
-    families = {"sums": [], "averages": [], "last gradients (FOMAML)": []}
-    for label in curves:
-        kind = "sums" if label.startswith("g1+") else "averages" if label[0] in "½⅓¼" else "last gradients (FOMAML)"
-        families[kind] += [label] if label != "g1" else []
+    sums, averages, last = styles = {"sums": "-", "averages": "--", "last gradients (FOMAML)": ":"}
+    kinds = {c: sums if c.startswith("g1") else averages if c[0] in "½⅓¼" else last for c in curves}
+    families = {kind: [label for label in curves if kinds[label] == kind and label != "g1"] for kind in styles}
     families = {kind: labels for kind, labels in families.items() if labels}
     figure, grid = plt.subplots(1, 1 + len(families), figsize=(3.4 * (1 + len(families)), 4.4), layout="constrained")
     panels, value = np.atleast_1d(grid), _accuracy("5-shot", setting)
@@ -299,10 +298,9 @@ def figure_3(curves: Mapping[str, Sequence[Record]], note: str = "", setting: st
     for axes, (kind, labels) in zip(panels, {"all": list(curves), **families}.items(), strict=True):
         for label in labels:
             k = max(digit for digit in label if digit.isdigit())
-            style = "-" if label.startswith("g1") else "--" if label[0] in "½⅓¼" else ":"
             several = f"{label}, {len(curves[label])} seed{'s' * (len(curves[label]) > 1)}"
             called = label if len(counts) == 1 else several
-            _curve(axes, curves[label], value, called, smooth=True, color=colours[k], linestyle=style)
+            _curve(axes, curves[label], value, called, smooth=True, color=colours[k], linestyle=styles[kinds[label]])
         axes.set(xlabel="outer iterations", title=kind)
         axes.tick_params(labelsize=8)
     panels[0].set_ylabel(f"5-shot accuracy (%), {SETTINGS[setting]}")
